@@ -1,0 +1,64 @@
+/* Which instruction set runs, and the public functions. Adding one: two stubs and a row in `sets`. */
+#include "fastrnn.h"
+#include "table.h"
+
+#include <stdatomic.h>
+#include <stddef.h>
+#include <string.h>
+
+extern const frnn_kernels frnn_kernels_base_f32, frnn_kernels_base_f64;
+static int always(void) { return 1; }
+
+#if defined(__x86_64__)
+extern const frnn_kernels frnn_kernels_avx2_f32, frnn_kernels_avx2_f64;
+extern const frnn_kernels frnn_kernels_avx512_f32, frnn_kernels_avx512_f64;
+/* __builtin_cpu_supports asks the operating system's support too */
+static int has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+static int has_avx512(void) { return has_avx2() && __builtin_cpu_supports("avx512f"); }
+#define BASE_NAME "sse2"
+#elif defined(__aarch64__)
+#define BASE_NAME "neon"
+#else
+#define BASE_NAME "generic"
+#endif
+
+static const struct {
+    const char *name;
+    int (*supported)(void);
+    const frnn_kernels *f32, *f64;
+} sets[] = {
+    {BASE_NAME, always, &frnn_kernels_base_f32, &frnn_kernels_base_f64},
+#if defined(__x86_64__)
+    {"avx2", has_avx2, &frnn_kernels_avx2_f32, &frnn_kernels_avx2_f64},
+    {"avx512", has_avx512, &frnn_kernels_avx512_f32, &frnn_kernels_avx512_f64},
+#endif
+};
+enum { SETS = sizeof sets / sizeof sets[0] };
+
+static atomic_int chosen = -1;
+
+const char *frnn_isa_name(int32_t index) { return index >= 0 && index < SETS ? sets[index].name : NULL; }
+int frnn_isa_supported(int32_t index) { return index >= 0 && index < SETS && sets[index].supported(); }
+void frnn_isa_choose(int32_t index) { atomic_store(&chosen, index); }
+
+int32_t frnn_isa_chosen(void) {
+    int index = atomic_load(&chosen);
+    if (index < 0) {
+        for (index = SETS - 1; !sets[index].supported(); index--) {
+        }
+        atomic_store(&chosen, index);
+    }
+    return index;
+}
+
+static const frnn_kernels *kernels(int32_t real_bits) {
+    const int index = frnn_isa_chosen();
+    return real_bits == 32 ? sets[index].f32 : sets[index].f64;
+}
+
+int64_t frnn_reserve_size(const frnn_call *call) { return kernels(call->real_bits)->reserve_size(call); }
+int frnn_forward(const frnn_call *call) { return kernels(call->real_bits)->forward(call); }
+int frnn_backward(const frnn_call *call) { return kernels(call->real_bits)->backward(call); }
+void frnn_elementwise(int32_t function, int32_t real_bits, int64_t n, const void *x, void *y) {
+    kernels(real_bits)->elementwise(function, n, x, y);
+}

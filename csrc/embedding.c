@@ -1,0 +1,39 @@
+/* The lookup of rows by token ids, and its gradient. Both are bound by memory: plain loops do. */
+#include "fastrnn.h"
+
+#include <string.h>
+
+static inline int64_t id_at(const void *ids, int32_t id_bytes, int64_t n) {
+    return id_bytes == 4 ? ((const int32_t *)ids)[n] : ((const int64_t *)ids)[n];
+}
+
+int64_t frnn_gather(const void *table, int64_t rows, int64_t row_bytes, const void *ids, int32_t id_bytes, int64_t n,
+                    void *out) {
+    for (int64_t k = 0; k < n; k++) {
+        const int64_t id = id_at(ids, id_bytes, k);
+        if (id < 0 || id >= rows) return k;
+        /* a constant length spares the call for the usual row of 16 floats */
+        if (row_bytes == 64)
+            memcpy((char *)out + k * 64, (const char *)table + id * 64, 64);
+        else
+            memcpy((char *)out + k * row_bytes, (const char *)table + id * row_bytes, (size_t)row_bytes);
+    }
+    return -1;
+}
+
+#define SCATTER(REAL)                                                                                                  \
+    for (int64_t k = 0; k < n; k++) {                                                                                  \
+        REAL *restrict to = (REAL *)out + id_at(ids, id_bytes, k) * D;                                                 \
+        const REAL *restrict from = (const REAL *)dy + k * D;                                                          \
+        for (int64_t d = 0; d < D; d++) to[d] += from[d];                                                              \
+    }
+
+void frnn_scatter_add(const void *dy, int32_t real_bits, int64_t D, const void *ids, int32_t id_bytes, int64_t n,
+                      void *out, int64_t rows) {
+    memset(out, 0, (size_t)(rows * D) * (real_bits / 8));
+    if (real_bits == 32) {
+        SCATTER(float)
+    } else {
+        SCATTER(double)
+    }
+}

@@ -1,0 +1,76 @@
+/* The C kernels' public interface. cffi reads this file too, from the line below on, so it holds no other
+ * preprocessor lines there.
+ *
+ * One call is one layer over one whole batch of sequences, forward or backward. All arrays are C-contiguous, of the
+ * type that `real_bits` names, and were checked by the caller: the kernels trust every shape.
+ *
+ *   x (B, T, I)   W (I, G H)   U (H, G H)   b (G H), GRU with reset_after (2, G H)   y (B, T, H) or (B, H)
+ *   G is 4 for LSTM, gates in the order i, f, c, o; 3 for GRU, in the order z, r, h: Keras' layouts.
+ */
+#ifndef FASTRNN_H
+#define FASTRNN_H
+
+#include <stdint.h>
+
+/* cffi: from here */
+enum { FRNN_LSTM = 0, FRNN_GRU = 1 };
+enum { FRNN_EXP = 0, FRNN_TANH = 1, FRNN_SIGMOID = 2 };
+
+typedef struct {
+    int32_t cell;         /* FRNN_LSTM or FRNN_GRU */
+    int32_t real_bits;    /* 32 or 64 */
+    int64_t B, T, I, H;   /* batch, time steps, inputs, units; all at least 1 */
+    int32_t go_backwards; /* 1: step s reads x[:, T-1-s]; y is in the order of the steps */
+    int32_t zero_masked;  /* 1: y is zero at masked steps; 0: it repeats the previous output */
+    int32_t sequences;    /* 1: y and dy are (B, T, H); 0: (B, H), the last step's */
+    int32_t reset_after;  /* GRU: 1: r is applied after the product with U, 0: before */
+    int32_t x_masks;      /* input dropout masks: 0 none, 1 shared by the gates, G one per gate */
+    int32_t h_masks;      /* recurrent dropout masks: 0 none, G one per gate */
+
+    const void *x, *W, *U;
+    const void *b;       /* NULL: no bias */
+    const void *h0, *c0; /* (B, H); NULL: zeros */
+    const uint8_t *mask; /* (B, T), 0: the step is skipped; NULL: none is */
+    const void *x_mask;  /* (x_masks, B, I) */
+    const void *h_mask;  /* (h_masks, B, H) */
+
+    void *reserve;     /* frnn_reserve_size() REALs, written by a training forward, read by backward;
+                          NULL in a forward: inference */
+    void *y, *hT, *cT; /* forward: written; cT for LSTM only */
+
+    const void *dy, *dhT, *dcT; /* backward: gradients of y, hT, cT; NULL: zero */
+    void *dx, *dW, *dU;         /* backward: written; db NULL where b is */
+    void *db, *dh0, *dc0;
+} frnn_call;
+
+/* The number of REALs that a training forward keeps. */
+int64_t frnn_reserve_size(const frnn_call *call);
+
+/* 0, or -1 where memory ran out; then the outputs are undefined. */
+int frnn_forward(const frnn_call *call);
+int frnn_backward(const frnn_call *call);
+
+/* out[n] = table[ids[n]], rows of `row_bytes`; id_bytes is 4 or 8, ids are signed. Gives -1, or the place of the
+ * first id outside [0, rows); then out is undefined. */
+int64_t frnn_gather(const void *table, int64_t rows, int64_t row_bytes, const void *ids, int32_t id_bytes, int64_t n,
+                    void *out);
+/* out (rows, D) = 0, then out[ids[n]] += dy[n] in the order of n. Every id must be within range. */
+void frnn_scatter_add(const void *dy, int32_t real_bits, int64_t D, const void *ids, int32_t id_bytes, int64_t n,
+                      void *out, int64_t rows);
+
+/* y[k] = function(x[k]), by the vector code that the kernels use: FRNN_EXP, FRNN_TANH or FRNN_SIGMOID. */
+void frnn_elementwise(int32_t function, int32_t real_bits, int64_t n, const void *x, void *y);
+
+/* The instruction sets of this build, from the lowest; NULL past the end. */
+const char *frnn_isa_name(int32_t index);
+/* Whether this machine (processor and operating system) can run it. */
+int frnn_isa_supported(int32_t index);
+/* Chooses one that is supported; the highest is in use until then. */
+void frnn_isa_choose(int32_t index);
+int32_t frnn_isa_chosen(void);
+
+/* At most this many threads, the caller's included, work on one call; at least 1. */
+void frnn_set_threads(int32_t threads);
+int32_t frnn_get_threads(void);
+
+#endif

@@ -1,0 +1,134 @@
+/* The two matrix products that a recurrent layer needs, on row-major matrices, accumulating in registers.
+ *
+ *   gemm_packed:      C[M,N]  = start + A[M,K] B[K,N]    B packed once per call, for weights
+ *   gemm_transposed:  C[M,N] += A[K,M]^T B[K,N]          both as they lie, for weight gradients
+ *
+ * A tile is TILE_ROWS x 2 vectors: its accumulators, one row of B and one broadcast element of A fill the register
+ * file. Every element of C is one chain of fused multiply-adds over k in order, whatever tile it falls in; so a
+ * result depends neither on the number of rows in a call nor on the split of the batch over threads.
+ */
+#ifndef FRNN_GEMM_H
+#define FRNN_GEMM_H
+
+#include "simd.h"
+
+#include <stdint.h>
+
+/* 32 vector registers hold 12 x 2 accumulators, 16 hold 6 x 2 */
+#if defined(FRNN_AVX512) || defined(__aarch64__)
+#define TILE_ROWS 12
+#else
+#define TILE_ROWS 6
+#endif
+
+/* A packed matrix: panels of 2 * LANES columns, the last one LANES wide where that is enough, [panel][k][column],
+ * columns beyond N zero. */
+INLINE int64_t packed_columns(int64_t N) { return (N + LANES - 1) / LANES * LANES; }
+
+/* B[k,n] is at B[k * k_stride + n * n_stride]. */
+static void gemm_pack(int64_t K, int64_t N, const REAL *RESTRICT B, int64_t k_stride, int64_t n_stride,
+                      REAL *RESTRICT packed) {
+    for (int64_t n0 = 0; n0 < N; n0 += 2 * LANES) {
+        const int64_t left = packed_columns(N) - n0;
+        const int width = left < 2 * LANES ? LANES : 2 * LANES;
+        for (int64_t k = 0; k < K; k++)
+            for (int n = 0; n < width; n++) *packed++ = n0 + n < N ? B[k * k_stride + (n0 + n) * n_stride] : 0;
+    }
+}
+
+/* `columns` of the tile's vectors are real. start: NULL to begin from C, else one row to begin every row from. */
+INLINE void tile_load(const int rows, const int vectors, vreal acc[][2], int64_t columns, const REAL *C, int64_t ldc,
+                      const REAL *start) {
+    const int part = (int)(columns - (vectors - 1) * LANES);
+#pragma GCC unroll 12
+    for (int r = 0; r < rows; r++) {
+        const REAL *from = start ? start : C + r * ldc;
+        if (vectors == 2) acc[r][0] = vload(from);
+        acc[r][vectors - 1] = vload_n(from + (vectors - 1) * LANES, part);
+    }
+}
+
+INLINE void tile_store(const int rows, const int vectors, vreal acc[][2], int64_t columns, REAL *C, int64_t ldc) {
+    const int part = (int)(columns - (vectors - 1) * LANES);
+#pragma GCC unroll 12
+    for (int r = 0; r < rows; r++) {
+        if (vectors == 2) vstore(C + r * ldc, acc[r][0]);
+        vstore_n(C + r * ldc + (vectors - 1) * LANES, acc[r][vectors - 1], part);
+    }
+}
+
+/* rows and vectors are constants wherever this is inlined. A[r,k] is at A[r * row_stride + k * k_stride]. */
+INLINE void tile_multiply(const int rows, const int vectors, int64_t K, const REAL *A, int64_t row_stride,
+                          int64_t k_stride, const REAL *B, int64_t ldb, int64_t columns, REAL *C, int64_t ldc,
+                          const REAL *start) {
+    vreal acc[TILE_ROWS][2];
+    tile_load(rows, vectors, acc, columns, C, ldc, start);
+    for (int64_t k = 0; k < K; k++) {
+        const vreal b0 = vload(B + k * ldb);
+        const vreal b1 = vectors == 2 ? vload(B + k * ldb + LANES) : b0;
+#pragma GCC unroll 12
+        for (int r = 0; r < rows; r++) {
+            const vreal a = vset(A[r * row_stride + k * k_stride]);
+            acc[r][0] = vfma(a, b0, acc[r][0]);
+            if (vectors == 2) acc[r][1] = vfma(a, b1, acc[r][1]);
+        }
+    }
+    tile_store(rows, vectors, acc, columns, C, ldc);
+}
+
+#define TILE_CASE(n)                                                                                                   \
+    case n:                                                                                                            \
+        tile_multiply(n, vectors, K, A, row_stride, k_stride, B, ldb, columns, C, ldc, start);                         \
+        break;
+
+/* A strip of C, M x (up to 2 vectors), tile by tile. The rows are dealt out so that no tile is left with one or two:
+ * a short tile has too few chains in flight to hide the latency of a multiply-add. */
+INLINE void strip_multiply(const int vectors, int64_t M, int64_t K, const REAL *A, int64_t row_stride, int64_t k_stride,
+                           const REAL *B, int64_t ldb, int64_t columns, REAL *C, int64_t ldc, const REAL *start) {
+    while (M > 0) {
+        const int64_t tiles = (M + TILE_ROWS - 1) / TILE_ROWS, rows = (M + tiles - 1) / tiles;
+        switch (rows) {
+            TILE_CASE(1)
+            TILE_CASE(2)
+            TILE_CASE(3)
+            TILE_CASE(4)
+            TILE_CASE(5)
+            TILE_CASE(6)
+#if TILE_ROWS > 6
+            TILE_CASE(7)
+            TILE_CASE(8)
+            TILE_CASE(9)
+            TILE_CASE(10)
+            TILE_CASE(11)
+            TILE_CASE(12)
+#endif
+        }
+        A += rows * row_stride, C += rows * ldc, M -= rows;
+    }
+}
+
+/* B is rows [k0, k0 + K) of a packed matrix of packed_K rows. */
+static void gemm_packed(int64_t M, int64_t N, int64_t K, const REAL *A, int64_t lda, const REAL *packed,
+                        int64_t packed_K, int64_t k0, REAL *C, int64_t ldc, const REAL *start) {
+    for (int64_t n = 0; n < N; n += 2 * LANES) {
+        const REAL *panel = packed + n * packed_K, *s = start ? start + n : 0;
+        if (N - n > LANES)
+            strip_multiply(2, M, K, A, lda, 1, panel + k0 * 2 * LANES, 2 * LANES, N - n < 2 * LANES ? N - n : 2 * LANES,
+                           C + n, ldc, s);
+        else
+            strip_multiply(1, M, K, A, lda, 1, panel + k0 * LANES, LANES, N - n, C + n, ldc, s);
+    }
+}
+
+/* B's rows are read in whole vectors: up to 2 * LANES - 1 elements after its last one must be readable. */
+static void gemm_transposed(int64_t M, int64_t N, int64_t K, const REAL *A, int64_t lda, const REAL *B, int64_t ldb,
+                            REAL *C, int64_t ldc) {
+    for (int64_t n = 0; n < N; n += 2 * LANES) {
+        if (N - n > LANES)
+            strip_multiply(2, M, K, A, 1, lda, B + n, ldb, N - n < 2 * LANES ? N - n : 2 * LANES, C + n, ldc, 0);
+        else
+            strip_multiply(1, M, K, A, 1, lda, B + n, ldb, N - n, C + n, ldc, 0);
+    }
+}
+
+#endif

@@ -1,0 +1,173 @@
+/* GRU, forward and backward, for the rows of one task, with the reset gate after the product with U or before it. The
+ * equations are derived in fastrnn/backends/reference.py; the order of the slots, h z r q, in layer.h. */
+#ifndef FRNN_GRU_H
+#define FRNN_GRU_H
+
+#include "layer.h"
+
+/* Slots h, z, r, q before activation become the activated candidate, z, r, and q as it was. */
+INLINE void gru_unit(REAL *slots, int64_t H, const REAL *h_before, REAL *h, const int part) {
+    const vreal z = vsigmoid(vload_n(slots + H, part)), r = vsigmoid(vload_n(slots + 2 * H, part));
+    const vreal candidate = vtanh(vfma(r, vload_n(slots + 3 * H, part), vload_n(slots, part)));
+    vstore_n(slots, candidate, part);
+    vstore_n(slots + H, z, part);
+    vstore_n(slots + 2 * H, r, part);
+    vstore_n(h, vfma(z, vload_n(h_before, part) - candidate, candidate), part);
+}
+
+/* reset before, first half: the gates; q = r * h under the candidate's recurrent dropout mask, which U then sees */
+INLINE void gru_unit_reset(REAL *slots, int64_t H, const REAL *h_before, const REAL *h_mask, const int part) {
+    const vreal r = vsigmoid(vload_n(slots + 2 * H, part));
+    vreal q = r * vload_n(h_before, part);
+    if (h_mask) q = q * vload_n(h_mask, part);
+    vstore_n(slots + H, vsigmoid(vload_n(slots + H, part)), part);
+    vstore_n(slots + 2 * H, r, part);
+    vstore_n(slots + 3 * H, q, part);
+}
+
+/* reset before, second half: slot h is now complete */
+INLINE void gru_unit_candidate(REAL *slots, int64_t H, const REAL *h_before, REAL *h, const int part) {
+    const vreal candidate = vtanh(vload_n(slots, part));
+    vstore_n(slots, candidate, part);
+    vstore_n(h, vfma(vload_n(slots + H, part), vload_n(h_before, part) - candidate, candidate), part);
+}
+
+/* The mask of the candidate's recurrent product for row b, or NULL. */
+INLINE const REAL *candidate_mask(const layer_task *k, int64_t b) {
+    const layer_plan *p = k->plan;
+    return p->h_masked ? (const REAL *)p->call->h_mask + (2 * p->B + k->b0 + b) * p->H : NULL;
+}
+
+static void gru_step(const layer_task *k, int64_t s, REAL *slots, const REAL *h_before, REAL *h) {
+    const layer_plan *p = k->plan;
+    const int64_t H = p->H, S = p->S, time = time_of(p, s);
+    const int reset_after = p->call->reset_after;
+    if (!reset_after) {
+        states_multiply(k, 0, 2, h_before, slots);
+        for (int64_t b = 0; b < k->n; b++) {
+            const REAL *mask = candidate_mask(k, b);
+#define UNIT(part) gru_unit_reset(slots + b * S + u, H, h_before + b * H + u, mask ? mask + u : NULL, part)
+            FOR_UNITS(UNIT);
+#undef UNIT
+        }
+        /* q lies in slot 3 of each row; its dropout mask is in it already */
+        gemm_packed(k->n, H, H, slots + 3 * H, S, p->U + 2 * H * packed_columns(H), H, 0, slots, S, NULL);
+    } else {
+        states_multiply(k, 0, p->u_groups, h_before, slots);
+    }
+    for (int64_t b = 0; b < k->n; b++, slots += S, h_before += H, h += H) {
+        if (is_masked(k, b, time)) {
+            if (h != h_before) row_copy(h, h_before, H);
+            continue;
+        }
+#define UNIT(part) gru_unit(slots + u, H, h_before + u, h + u, part)
+#define UNIT_BEFORE(part) gru_unit_candidate(slots + u, H, h_before + u, h + u, part)
+        if (reset_after)
+            FOR_UNITS(UNIT);
+        else
+            FOR_UNITS(UNIT_BEFORE);
+#undef UNIT
+#undef UNIT_BEFORE
+    }
+}
+
+static void gru_forward_task(void *plan, int64_t index) {
+    const layer_plan *p = plan;
+    const frnn_call *call = p->call;
+    const layer_task k = task_make(p, index);
+    const int64_t nH = k.n * p->H, training = call->reserve != NULL;
+    REAL *hT = (REAL *)call->hT + k.b0 * p->H;
+    state_load(&k, training ? k.h : hT, call->h0);
+    for (int64_t s0 = 0; s0 < p->T; s0 += p->block) {
+        const int64_t steps = smaller(p->block, p->T - s0);
+        REAL *slots = training ? k.slots + s0 * k.n * p->S : k.slots_block;
+        inputs_multiply(&k, s0, steps, slots);
+        for (int64_t s = s0; s < s0 + steps; s++, slots += k.n * p->S) {
+            const REAL *h_before = training ? k.h + s * nH : hT;
+            REAL *h = training && s < p->T - 1 ? k.h + (s + 1) * nH : hT;
+            gru_step(&k, s, slots, h_before, h);
+            output_store(&k, s, h);
+        }
+    }
+}
+
+/* dh, the whole gradient of h, becomes that part of h_before's which does not come through U. */
+INLINE void gru_unit_back(const REAL *slots, int64_t H, const REAL *h_before, REAL *dh, REAL *dslots,
+                          const int reset_after, const int part) {
+    const vreal candidate = vload_n(slots, part), z = vload_n(slots + H, part), one = vset(1),
+                dh_all = vload_n(dh, part);
+    const vreal dp = dh_all * (one - z) * (one - candidate * candidate);
+    vstore_n(dslots, dp, part);
+    vstore_n(dslots + H, dh_all * (vload_n(h_before, part) - candidate) * z * (one - z), part);
+    if (reset_after) {
+        const vreal r = vload_n(slots + 2 * H, part);
+        vstore_n(dslots + 2 * H, dp * vload_n(slots + 3 * H, part) * r * (one - r), part);
+        vstore_n(dslots + 3 * H, dp * r, part);
+    }
+    vstore_n(dh, dh_all * z, part);
+}
+
+/* reset before: dq, the gradient of r * h (masked), is known once dp has gone through U */
+INLINE void gru_unit_reset_back(const REAL *slots, int64_t H, const REAL *h_before, const REAL *h_mask, const REAL *dq,
+                                REAL *dh, REAL *dslots, const int part) {
+    const vreal r = vload_n(slots + 2 * H, part), one = vset(1);
+    vreal drh = vload_n(dq, part);
+    if (h_mask) drh = drh * vload_n(h_mask, part);
+    vstore_n(dslots + 2 * H, drh * vload_n(h_before, part) * r * (one - r), part);
+    vstore_n(dslots + 3 * H, vset(0), part);
+    vstore_n(dh, vfma(drh, r, vload_n(dh, part)), part);
+}
+
+static void gru_step_back(const layer_task *k, int64_t s, REAL *dslots) {
+    const layer_plan *p = k->plan;
+    const int64_t H = p->H, S = p->S, time = time_of(p, s);
+    const int reset_after = p->call->reset_after;
+    const REAL *slots = k->slots + s * k->n * S, *h_before = k->h + s * k->n * H;
+    for (int64_t b = 0; b < k->n; b++) {
+        const int masked = is_masked(k, b, time);
+        dy_collect(k, b, s, masked);
+        if (masked) {
+            row_zero(dslots + b * S, S);
+            continue;
+        }
+#define UNIT(part)                                                                                                     \
+    gru_unit_back(slots + b * S + u, H, h_before + b * H + u, k->dh + b * H + u, dslots + b * S + u, reset_after, part)
+        FOR_UNITS(UNIT);
+#undef UNIT
+    }
+    if (!reset_after) {
+        REAL *dq = k->row;
+        row_zero(dq, k->n * H);
+        gemm_packed(k->n, H, H, dslots, S, p->Ut, p->GH, 2 * H, dq, H, NULL);
+        for (int64_t b = 0; b < k->n; b++) {
+            const REAL *mask = candidate_mask(k, b);
+            if (is_masked(k, b, time)) continue;
+#define UNIT(part)                                                                                                     \
+    gru_unit_reset_back(slots + b * S + u, H, h_before + b * H + u, mask ? mask + u : NULL, dq + b * H + u,            \
+                        k->dh + b * H + u, dslots + b * S + u, part)
+            FOR_UNITS(UNIT);
+#undef UNIT
+        }
+    }
+    dstates_multiply(k, 0, reset_after ? 3 : 2, dslots);
+}
+
+static void gru_backward_task(void *plan, int64_t index) {
+    const layer_plan *p = plan;
+    const layer_task k = task_make(p, index);
+    const int64_t H = p->H, blocks = (p->T + p->block - 1) / p->block;
+    backward_begin(&k);
+    for (int64_t s0 = (blocks - 1) * p->block; s0 >= 0; s0 -= p->block) {
+        const int64_t steps = smaller(p->block, p->T - s0);
+        for (int64_t s = s0 + steps - 1; s >= s0; s--) gru_step_back(&k, s, k.slots_block + (s - s0) * k.n * p->S);
+        dinputs_multiply(&k, s0, steps, k.slots_block);
+        dstates_accumulate(&k, steps, 0, p->call->reset_after ? 3 : 2, k.h + s0 * k.n * H, k.slots_block);
+        if (!p->call->reset_after) /* U's candidate part saw q, slot 3, and its gradient is slot 0 */
+            gemm_transposed(H, H, steps * k.n, k.slots + s0 * k.n * p->S + 3 * H, p->S, k.slots_block, p->S,
+                            k.dU + 2 * H, p->GH);
+        dbias_accumulate(&k, steps, k.slots_block);
+    }
+    state_store(&k, p->call->dh0, k.dh);
+}
+
+#endif

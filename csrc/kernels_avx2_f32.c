@@ -1,0 +1,8 @@
+/* float32 for x86-64 with AVX2 and FMA. */
+#include "target_avx2.h"
+#if FRNN_X86
+#define FRNN_AVX2
+#define REAL_BITS 32
+#define KERNELS frnn_kernels_avx2_f32
+#include "kernels.h"
+#endif

@@ -1,0 +1,98 @@
+/* Vectors of REAL at the width of the instruction set being compiled.
+ *
+ * Included by kernels.h once per (instruction set, type). A stub sets REAL_BITS (32 or 64) and, for x86 beyond
+ * the baseline, FRNN_AVX2 or FRNN_AVX512. Everything else (SSE2, NEON, any other machine) goes through the
+ * compilers' generic vectors, whose + - * / and shifts are used everywhere: only what they lack, or compile
+ * poorly, is spelled out here.
+ */
+#ifndef FRNN_SIMD_H
+#define FRNN_SIMD_H
+
+#include <stdint.h>
+#include <string.h>
+
+#if defined(FRNN_AVX2) || defined(FRNN_AVX512)
+#include <immintrin.h>
+#endif
+
+#if REAL_BITS == 32
+typedef float REAL;
+typedef int32_t REAL_INT;
+typedef uint32_t REAL_UINT;
+#else
+typedef double REAL;
+typedef int64_t REAL_INT;
+typedef uint64_t REAL_UINT;
+#endif
+
+#ifndef VECTOR_BYTES
+#if defined(FRNN_AVX512)
+#define VECTOR_BYTES 64
+#elif defined(FRNN_AVX2)
+#define VECTOR_BYTES 32
+#else
+#define VECTOR_BYTES 16
+#endif
+#endif
+
+typedef REAL vreal __attribute__((vector_size(VECTOR_BYTES)));
+typedef REAL_INT vint __attribute__((vector_size(VECTOR_BYTES)));
+typedef REAL_UINT vuint __attribute__((vector_size(VECTOR_BYTES)));
+/* the same, for memory of any alignment that REALs alias */
+typedef REAL vreal_u __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(REAL)), may_alias));
+
+#define LANES ((int)(VECTOR_BYTES / sizeof(REAL)))
+
+/* Everything is inlined into the few functions that the kernel table exports, so that tile sizes become constants
+ * and no vector crosses a call. */
+#define INLINE static inline __attribute__((always_inline))
+#define RESTRICT __restrict__
+
+INLINE vreal vload(const REAL *p) { return *(const vreal_u *)p; }
+INLINE void vstore(REAL *p, vreal v) { *(vreal_u *)p = v; }
+
+/* a - 0 and not a + 0: it keeps the sign of -0, so compilers fold it away */
+INLINE vreal vset(REAL a) { return a - (vreal){0}; }
+
+/* The first n < LANES elements, the rest zero. */
+INLINE vreal vload_part(const REAL *p, int n) {
+    vreal v = {0};
+    memcpy(&v, p, (size_t)n * sizeof(REAL));
+    return v;
+}
+INLINE void vstore_part(REAL *p, vreal v, int n) { memcpy(p, &v, (size_t)n * sizeof(REAL)); }
+/* The first n <= LANES; free of the test where n is the constant LANES. */
+INLINE vreal vload_n(const REAL *p, const int n) { return n == LANES ? vload(p) : vload_part(p, n); }
+INLINE void vstore_n(REAL *p, vreal v, const int n) {
+    if (n == LANES)
+        vstore(p, v);
+    else
+        vstore_part(p, v, n);
+}
+
+/* vmin(limit, x) and vmax(limit, x) give x where x is NaN: a clamp must not hide one. */
+#if defined(FRNN_AVX2) || defined(FRNN_AVX512)
+#if defined(FRNN_AVX512)
+#define VOP_WIDTH _mm512
+#else
+#define VOP_WIDTH _mm256
+#endif
+#if REAL_BITS == 32
+#define VOP_TYPE ps
+#else
+#define VOP_TYPE pd
+#endif
+#define VOP_PASTE(width, op, type) width##_##op##_##type
+#define VOP_EXPAND(width, op, type) VOP_PASTE(width, op, type)
+#define VOP(op) VOP_EXPAND(VOP_WIDTH, op, VOP_TYPE)
+INLINE vreal vfma(vreal a, vreal b, vreal c) { return VOP(fmadd)(a, b, c); }
+INLINE vreal vmin(vreal limit, vreal x) { return VOP(min)(limit, x); }
+INLINE vreal vmax(vreal limit, vreal x) { return VOP(max)(limit, x); }
+#else
+INLINE vreal vfma(vreal a, vreal b, vreal c) { return a * b + c; }
+INLINE vreal vselect(vint test, vreal yes, vreal no) { return (vreal)(((vint)yes & test) | ((vint)no & ~test)); }
+INLINE vreal vmin(vreal limit, vreal x) { return vselect(limit < x, limit, x); }
+INLINE vreal vmax(vreal limit, vreal x) { return vselect(limit > x, limit, x); }
+#endif
+
+#endif

@@ -1,0 +1,14 @@
+/* What each (instruction set, type) offers to dispatch.c. */
+#ifndef FRNN_TABLE_H
+#define FRNN_TABLE_H
+
+#include "fastrnn.h"
+
+typedef struct {
+    int (*forward)(const frnn_call *call);
+    int (*backward)(const frnn_call *call);
+    int64_t (*reserve_size)(const frnn_call *call);
+    void (*elementwise)(int32_t function, int64_t n, const void *x, void *y);
+} frnn_kernels;
+
+#endif

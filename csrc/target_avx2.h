@@ -1,0 +1,9 @@
+/* From here on, functions are compiled for AVX2. */
+#include "system.h"
+#if FRNN_X86
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC target("avx2,fma")
+#endif
+#endif

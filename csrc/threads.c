@@ -1,0 +1,163 @@
+/* The thread pool.
+ *
+ * Not OpenMP: libgomp's threads do not survive fork, and a second runtime beside OpenBLAS' and TensorFlow's fights
+ * them for the cores. Workers spin a moment for the next call, since in a training loop it comes within tens of
+ * microseconds, and then sleep. Calls from several threads at once: the first takes the pool, the others work alone.
+ */
+#define _GNU_SOURCE
+#include "threads.h"
+
+#include "fastrnn.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <time.h>
+
+#if defined(__x86_64__) || defined(__i386__)
+#include <xmmintrin.h>
+#define RELAX() _mm_pause()
+typedef unsigned int fp_state;
+static fp_state flush_denormals(void) {
+    const fp_state before = _mm_getcsr();
+    _mm_setcsr(before | 0x8040); /* FTZ and DAZ */
+    return before;
+}
+static void restore_denormals(fp_state before) { _mm_setcsr(before); }
+#elif defined(__aarch64__)
+#define RELAX() __asm__ volatile("yield")
+typedef uint64_t fp_state;
+static fp_state flush_denormals(void) {
+    fp_state before;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(before));
+    __asm__ volatile("msr fpcr, %0" ::"r"(before | (1ull << 24)));
+    return before;
+}
+static void restore_denormals(fp_state before) { __asm__ volatile("msr fpcr, %0" ::"r"(before)); }
+#else
+#define RELAX() ((void)0)
+typedef int fp_state;
+static fp_state flush_denormals(void) { return 0; }
+static void restore_denormals(fp_state before) { (void)before; }
+#endif
+
+#define MAX_WORKERS 255
+#define SPIN_NANOSECONDS 50000
+
+typedef struct {
+    void (*task)(void *, int64_t);
+    void *context;
+    int64_t tasks;
+    atomic_llong next; /* the next task that nobody has taken */
+} job;
+
+static pthread_mutex_t busy = PTHREAD_MUTEX_INITIALIZER; /* held by the thread whose call has the pool */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* for sleeping on `wake` */
+static pthread_cond_t wake = PTHREAD_COND_INITIALIZER;
+static atomic_int wanted = 1;  /* threads per call, the caller's included */
+static int started;            /* workers that exist; changed under `busy` */
+static atomic_uint generation; /* counts the jobs: a worker compares it with the last it saw */
+static atomic_int seats;       /* how many workers may still join the current job */
+static atomic_int inside;      /* workers that may be touching it */
+static job current;
+
+static int64_t nanoseconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+static void work(job *j) {
+    const fp_state before = flush_denormals();
+    for (;;) {
+        const int64_t index = atomic_fetch_add(&j->next, 1);
+        if (index >= j->tasks) break;
+        j->task(j->context, index);
+    }
+    restore_denormals(before);
+}
+
+static unsigned wait_for_job(unsigned seen) {
+    const int64_t give_up = nanoseconds() + SPIN_NANOSECONDS;
+    do {
+        for (int k = 0; k < 64; k++) {
+            if (atomic_load(&generation) != seen) return atomic_load(&generation);
+            RELAX();
+        }
+    } while (nanoseconds() < give_up);
+    pthread_mutex_lock(&lock);
+    while (atomic_load(&generation) == seen) pthread_cond_wait(&wake, &lock);
+    pthread_mutex_unlock(&lock);
+    return atomic_load(&generation);
+}
+
+static void *worker(void *born) {
+    unsigned seen = (unsigned)(uintptr_t)born;
+    for (;;) {
+        seen = wait_for_job(seen);
+        /* The caller closes the seats before it waits for `inside` to fall to zero, and a worker enters `inside`
+         * before it takes a seat: so who gets a seat is waited for. */
+        atomic_fetch_add(&inside, 1);
+        if (atomic_fetch_sub(&seats, 1) > 0) work(&current);
+        atomic_fetch_sub(&inside, 1);
+    }
+    return NULL;
+}
+
+/* A child of fork has none of the workers, and whatever the locks were doing is over. */
+static void after_fork_in_child(void) {
+    pthread_mutex_init(&busy, NULL);
+    pthread_mutex_init(&lock, NULL);
+    pthread_cond_init(&wake, NULL);
+    started = 0;
+    atomic_store(&seats, 0);
+    atomic_store(&inside, 0);
+}
+static void register_fork_handler(void) { pthread_atfork(NULL, NULL, after_fork_in_child); }
+
+static void start_workers(int count) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, register_fork_handler);
+    /* signals are for the program's own threads */
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    while (started < count) {
+        pthread_t thread;
+        void *born = (void *)(uintptr_t)atomic_load(&generation);
+        if (pthread_create(&thread, NULL, worker, born)) break; /* fewer threads: the same results, later */
+        pthread_detach(thread);
+        started++;
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+void frnn_parallel(int64_t tasks, void (*task)(void *context, int64_t index), void *context) {
+    int64_t helpers = atomic_load(&wanted) - 1;
+    if (helpers > tasks - 1) helpers = tasks - 1;
+    if (helpers <= 0 || pthread_mutex_trylock(&busy)) {
+        job alone = {task, context, tasks, 0};
+        work(&alone);
+        return;
+    }
+    if (started < helpers) start_workers((int)helpers);
+    current.task = task;
+    current.context = context;
+    current.tasks = tasks;
+    atomic_store(&current.next, 0);
+    atomic_store(&seats, (int)helpers);
+    pthread_mutex_lock(&lock);
+    atomic_fetch_add(&generation, 1);
+    pthread_cond_broadcast(&wake);
+    pthread_mutex_unlock(&lock);
+    work(&current);
+    atomic_store(&seats, 0);
+    while (atomic_load(&inside)) RELAX();
+    pthread_mutex_unlock(&busy);
+}
+
+void frnn_set_threads(int32_t threads) {
+    atomic_store(&wanted, threads < 1 ? 1 : threads > MAX_WORKERS + 1 ? MAX_WORKERS + 1 : threads);
+}
+int32_t frnn_get_threads(void) { return atomic_load(&wanted); }

@@ -1,0 +1,162 @@
+"""The C kernels (csrc/), through cffi: fused, multi-threaded, with the GIL released."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+from . import threads
+from .contract import Call, Gradients
+
+try:
+    from fastrnn._kernels import ffi, lib
+except ImportError as error:  # the registry shows this as the reason why the backend is missing
+    raise ImportError(
+        f"the compiled module fastrnn._kernels cannot be loaded ({error}); it is built where a C compiler "
+        "(gcc or clang) is at hand when fastrnn is installed"
+    ) from error
+
+
+def isa_names() -> list[str]:
+    """The instruction sets that this build has and this machine can run, from the lowest."""
+    return [name for index, name in enumerate(_all_isas()) if lib.frnn_isa_supported(index)]
+
+
+def isa() -> str:
+    """The instruction set in use."""
+    return _all_isas()[lib.frnn_isa_chosen()]
+
+
+def set_isa(name: str) -> None:
+    """Makes all later calls of the process use the named instruction set, one of `isa_names()`."""
+    if name not in isa_names():
+        known = "not one this machine can run" if name in _all_isas() else "not one of this build"
+        raise ValueError(f"instruction set {name!r} is {known}; choose one of {', '.join(isa_names())}")
+    lib.frnn_isa_choose(_all_isas().index(name))
+
+
+def _all_isas() -> list[str]:
+    names: list[str] = []
+    while (name := lib.frnn_isa_name(len(names))) != ffi.NULL:
+        names.append(ffi.string(name).decode())
+    return names
+
+
+if "FASTRNN_ISA" in os.environ:
+    try:
+        set_isa(os.environ["FASTRNN_ISA"])
+    except ValueError as error:
+        raise ValueError(f"FASTRNN_ISA: {error}") from error
+threads.on_change(lambda number: lib.frnn_set_threads(min(number, 2**31 - 1)))
+
+
+def _pointer(array: np.ndarray | None) -> Any:
+    return ffi.NULL if array is None else ffi.from_buffer(array)
+
+
+def _c_call(cell: int, call: Call) -> Any:
+    """The call as the C struct; it points into the call's arrays, which must outlive it."""
+    B, T, I = call.x.shape
+    return ffi.new(
+        "frnn_call *",
+        {
+            "cell": cell,
+            "real_bits": call.x.itemsize * 8,
+            "B": B,
+            "T": T,
+            "I": I,
+            "H": call.U.shape[0],
+            "go_backwards": call.go_backwards,
+            "zero_masked": call.zero_output_for_mask,
+            "sequences": call.return_sequences,
+            "reset_after": call.reset_after,
+            "x_masks": 0 if call.x_mask is None else len(call.x_mask),
+            "h_masks": 0 if call.h_mask is None else len(call.h_mask),
+            "x": _pointer(call.x),
+            "W": _pointer(call.W),
+            "U": _pointer(call.U),
+            "b": _pointer(call.b),
+            "h0": _pointer(call.h0),
+            "c0": _pointer(call.c0),
+            "mask": _pointer(call.mask),
+            "x_mask": _pointer(call.x_mask),
+            "h_mask": _pointer(call.h_mask),
+        },
+    )
+
+
+def _run(function: Any, c_call: Any) -> None:
+    if function(c_call):
+        raise MemoryError("fastrnn's C kernels could not allocate their working memory")
+
+
+def _forward(cell: int, call: Call) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, Any]:
+    c_call = _c_call(cell, call)
+    state_shape, dtype = (len(call.x), len(call.U)), call.x.dtype
+    y, hT = np.empty(call.y_shape, dtype), np.empty(state_shape, dtype)
+    cT = np.empty(state_shape, dtype) if cell == lib.FRNN_LSTM else None
+    reserve = np.empty(lib.frnn_reserve_size(c_call), dtype) if call.training else None
+    c_call.y, c_call.hT, c_call.cT, c_call.reserve = _pointer(y), _pointer(hT), _pointer(cT), _pointer(reserve)
+    _run(lib.frnn_forward, c_call)
+    return y, hT, cT, reserve
+
+
+def _backward(
+    cell: int, call: Call, reserve: Any, dy: np.ndarray | None, dhT: np.ndarray | None, dcT: np.ndarray | None
+) -> Gradients:
+    c_call = _c_call(cell, call)
+    state_shape, dtype = (len(call.x), len(call.U)), call.x.dtype
+    grads = Gradients(
+        dx=np.empty_like(call.x),
+        dW=np.empty_like(call.W),
+        dU=np.empty_like(call.U),
+        db=None if call.b is None else np.empty_like(call.b),
+        dh0=np.empty(state_shape, dtype),
+        dc0=np.empty(state_shape, dtype) if cell == lib.FRNN_LSTM else None,
+    )
+    c_call.reserve = _pointer(reserve)
+    c_call.dy, c_call.dhT, c_call.dcT = _pointer(dy), _pointer(dhT), _pointer(dcT)
+    c_call.dx, c_call.dW, c_call.dU = _pointer(grads.dx), _pointer(grads.dW), _pointer(grads.dU)
+    c_call.db, c_call.dh0, c_call.dc0 = _pointer(grads.db), _pointer(grads.dh0), _pointer(grads.dc0)
+    _run(lib.frnn_backward, c_call)
+    return grads
+
+
+def lstm_forward(call: Call) -> tuple[np.ndarray, np.ndarray, np.ndarray, Any]:
+    y, hT, cT, reserve = _forward(lib.FRNN_LSTM, call)
+    assert cT is not None
+    return y, hT, cT, reserve
+
+
+def lstm_backward(
+    call: Call, data: Any, dy: np.ndarray | None, dhT: np.ndarray | None, dcT: np.ndarray | None
+) -> Gradients:
+    return _backward(lib.FRNN_LSTM, call, data, dy, dhT, dcT)
+
+
+def gru_forward(call: Call) -> tuple[np.ndarray, np.ndarray, Any]:
+    y, hT, _, reserve = _forward(lib.FRNN_GRU, call)
+    return y, hT, reserve
+
+
+def gru_backward(call: Call, data: Any, dy: np.ndarray | None, dhT: np.ndarray | None) -> Gradients:
+    return _backward(lib.FRNN_GRU, call, data, dy, dhT, None)
+
+
+def embedding_forward(table: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    out = np.empty((*ids.shape, table.shape[1]), table.dtype)
+    row_bytes = table.itemsize * table.shape[1]
+    bad = lib.frnn_gather(
+        _pointer(table), len(table), row_bytes, _pointer(ids), ids.itemsize, ids.size, _pointer(out)
+    )
+    if bad >= 0:
+        raise IndexError(bad)
+    return out
+
+
+def embedding_backward(ids: np.ndarray, dy: np.ndarray, out: np.ndarray) -> None:
+    lib.frnn_scatter_add(
+        _pointer(dy), dy.itemsize * 8, out.shape[1], _pointer(ids), ids.itemsize, ids.size, _pointer(out), len(out)
+    )

@@ -1,0 +1,80 @@
+"""What a backend is given and what it gives: the kernel contract.
+
+A backend is a module with
+
+    lstm_forward(call)  -> (y, hT, cT, data)        lstm_backward(call, data, dy, dhT, dcT) -> Gradients
+    gru_forward(call)   -> (y, hT, data)            gru_backward(call, data, dy, dhT)       -> Gradients
+    embedding_forward(table, ids) -> rows           embedding_backward(ids, dy, out) -> None
+
+`call` has been checked: shapes agree, arrays are C-contiguous and of one floating type. `data` is what backward
+needs beyond the call, in whatever layout is fast for the backend; None unless `call.training`. Backward changes
+neither the call nor the data, so it may run twice, or in two threads at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+@dataclass(slots=True)
+class Call:
+    """One recurrent layer over one whole batch; G gates is 4 for LSTM (i, f, c, o), 3 for GRU (z, r, h).
+
+    Attributes:
+        x (B, T, I) inputs; W (I, G*H) kernel; U (H, G*H) recurrent kernel; all float32 or all float64.
+        b: (G*H,) bias, for GRU with reset_after (2, G*H): input and recurrent bias; None without bias.
+        h0, c0: (B, H) initial states, None for zeros; c0 for LSTM only.
+        mask: (B, T) uint8, 0 where a step is skipped: the states pass through; None if none is.
+        x_mask: (1, B, I) dropout mask of the inputs, shared by all gates and time steps, or (G, B, I), one per
+            gate; holds 0 and 1/(1-rate); None without dropout.
+        h_mask: (G, B, H), likewise, for the states where they enter the recurrent product.
+        go_backwards: step s reads x[:, T-1-s]; outputs come in the order of the steps.
+        zero_output_for_mask: outputs of masked steps are zero; else they repeat the last one (zero before any).
+        return_sequences: y is (B, T, H), else the last step's (B, H).
+        training: keep what backward needs.
+        reset_after: GRU's reset gate is applied after the recurrent product (its bias included), else before.
+    """
+
+    x: np.ndarray
+    W: np.ndarray
+    U: np.ndarray
+    b: np.ndarray | None
+    h0: np.ndarray | None
+    c0: np.ndarray | None
+    mask: np.ndarray | None
+    x_mask: np.ndarray | None
+    h_mask: np.ndarray | None
+    go_backwards: bool
+    zero_output_for_mask: bool
+    return_sequences: bool
+    training: bool
+    reset_after: bool
+
+    @property
+    def y_shape(self) -> tuple[int, ...]:
+        batch, time, _ = self.x.shape
+        units = self.U.shape[0]
+        return (batch, time, units) if self.return_sequences else (batch, units)
+
+
+class Gradients(NamedTuple):
+    """Gradients of a call's arrays, each of its array's shape; db is None without bias, dc0 for GRU."""
+
+    dx: np.ndarray
+    dW: np.ndarray
+    dU: np.ndarray
+    db: np.ndarray | None
+    dh0: np.ndarray
+    dc0: np.ndarray | None
+
+
+class Reserve(NamedTuple):
+    """What a training forward keeps for backward. Opaque; it holds the inputs, not copies of them."""
+
+    cell: str
+    backend: Any
+    call: Call
+    data: Any

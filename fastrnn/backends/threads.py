@@ -1,0 +1,52 @@
+"""How many threads one call may use, for every backend that has threads."""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections.abc import Callable
+
+_threads: int | None = None
+_appliers: list[Callable[[int], object]] = []
+
+
+def set_num_threads(threads: int) -> None:
+    """At most `threads` threads, the caller's included, work on one call from now on, in the whole process.
+
+    The results do not depend on it. Default: FASTRNN_NUM_THREADS, else one thread per core. Raises ValueError below
+    1, TypeError for what is no integer.
+    """
+    global _threads
+    try:
+        number = operator.index(threads)
+    except TypeError as error:
+        raise TypeError(f"set_num_threads: threads must be an integer, got {threads!r}") from error
+    if number < 1:
+        raise ValueError(f"set_num_threads: threads must be at least 1, got {number}")
+    _threads = number
+    for apply in _appliers:
+        apply(number)
+
+
+def get_num_threads() -> int:
+    """The number of threads that one call may use."""
+    global _threads
+    if _threads is None:
+        _threads = _default()
+    return _threads
+
+
+def on_change(apply: Callable[[int], object]) -> None:
+    """Calls `apply` with the number of threads now and whenever it changes; how a backend learns of it."""
+    apply(get_num_threads())
+    _appliers.append(apply)
+
+
+def _default() -> int:
+    text = os.environ.get("FASTRNN_NUM_THREADS")
+    if text:
+        if not text.strip().isdecimal() or int(text) < 1:
+            raise ValueError(f"FASTRNN_NUM_THREADS must be an integer of at least 1, got {text!r}")
+        return int(text)
+    # the cores this process may run on, which a container or taskset can make fewer than the machine's
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,55 @@
+"""Dropout: zeroes a share of its inputs in training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastrnn.layers.arguments import real
+from fastrnn.layers.base import Layer
+from fastrnn.random import generator
+
+
+class Dropout(Layer):
+    """In training, each entry is zero with probability `rate`, else scaled by 1 / (1 - rate); otherwise identity.
+
+    Args:
+        rate: in [0, 1].
+        seed: of this layer's own stream; None takes one from the global seed.
+    """
+
+    def __init__(
+        self, rate: float, seed: int | None = None, *, dtype: Any = "float32", name: str | None = None
+    ) -> None:
+        super().__init__(name=name, dtype=dtype)
+        self.rate = real(rate, "Dropout: rate", 0.0, 1.0)
+        self.seed = seed
+        self._rng = generator(seed)
+        self._scale: np.ndarray | None = None
+
+    def draw(self, shape: tuple[int, ...]) -> np.ndarray:
+        """What an input of `shape` is multiplied with in the next training call: 0 or 1 / (1 - rate)."""
+        if self.rate == 1.0:
+            return np.zeros(shape, self.dtype)
+        keep = self._rng.random(shape, dtype=np.float32) >= self.rate
+        return np.multiply(keep, 1.0 / (1.0 - self.rate), dtype=self.dtype)
+
+    def __call__(self, x: Any, mask: np.ndarray | None = None, training: bool = False) -> np.ndarray:
+        x = np.asarray(x)
+        self.built = True
+        if not training:
+            return x
+        self._scale = self.draw(x.shape) if self.rate else None
+        return self._scaled(x)
+
+    def backward(self, dy: np.ndarray) -> np.ndarray:
+        return self._scaled(dy)
+
+    def _scaled(self, array: np.ndarray) -> np.ndarray:
+        if self._scale is not None:
+            array = array * self._scale
+        return array
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "rate": self.rate, "seed": self.seed}

@@ -1,0 +1,308 @@
+"""LSTM and GRU over whole batches of sequences, and the embedding lookup: arguments checked, a backend picked.
+
+For those who bring their own loop. Everything is a NumPy array, float32 or float64 throughout; arrays that are not
+C-contiguous are copied. Shapes: B samples, T time steps, I inputs, H units.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .backends import get_backend
+from .backends.contract import Call, Gradients, Reserve
+
+_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+def _floats(name: str, value: Any, shape: tuple[int | None, ...], dtype: np.dtype[Any] | None) -> np.ndarray:
+    """`value` as a C-contiguous array, checked; None in `shape` stands for any length."""
+    array = value if isinstance(value, np.ndarray) else np.asarray(value)
+    if dtype is None and array.dtype not in _FLOATS:
+        raise TypeError(f"{name} must be an array of float32 or float64, got {array.dtype}")
+    if dtype is not None and array.dtype != dtype:
+        raise TypeError(f"{name} must be of x's dtype, {dtype}, got {array.dtype}")
+    if array.ndim != len(shape) or any(
+        want not in (None, got) for want, got in zip(shape, array.shape, strict=True)
+    ):
+        expected = ", ".join("any" if n is None else str(n) for n in shape)
+        raise ValueError(f"{name} must have shape ({expected}), got {array.shape}")
+    return np.ascontiguousarray(array)
+
+
+def _optional(name: str, value: Any, shape: tuple[int | None, ...], dtype: np.dtype[Any]) -> np.ndarray | None:
+    return None if value is None else _floats(name, value, shape, dtype)
+
+
+def _step_mask(mask: Any, batch: int, time: int) -> np.ndarray | None:
+    """(B, T) of bool, or of numbers 0 and 1, as uint8."""
+    if mask is None:
+        return None
+    array = np.asarray(mask)
+    if array.shape != (batch, time):
+        raise ValueError(f"mask must have shape ({batch}, {time}), got {array.shape}")
+    if array.dtype == np.bool_:
+        return np.ascontiguousarray(array).view(np.uint8)
+    if array.dtype.kind not in "iuf":
+        raise TypeError(f"mask must be an array of bool, got {array.dtype}")
+    if not ((array == 0) | (array == 1)).all():
+        raise ValueError("mask must hold only False and True, or 0 and 1")
+    return np.ascontiguousarray(array, dtype=np.uint8)
+
+
+def _dropout_mask(
+    name: str, mask: Any, gates: int, batch: int, features: int, dtype: np.dtype[Any], *, shared: bool
+) -> np.ndarray | None:
+    """(1 or gates, B, features); a (B, features) one is for all gates."""
+    if mask is None:
+        return None
+    array = np.asarray(mask)
+    if array.ndim == 2:
+        array = _floats(name, array, (batch, features), dtype)[None]
+        return array if shared else np.ascontiguousarray(np.broadcast_to(array, (gates, batch, features)))
+    return _floats(name, array, (gates, batch, features), dtype)
+
+
+def _call(
+    cell: str,
+    gates: int,
+    x: Any,
+    W: Any,
+    U: Any,
+    b: Any,
+    h0: Any,
+    c0: Any,
+    *,
+    mask: Any,
+    dropout_mask: Any,
+    recurrent_dropout_mask: Any,
+    go_backwards: bool,
+    zero_output_for_mask: bool,
+    return_sequences: bool,
+    training: bool,
+    reset_after: bool,
+) -> Call:
+    """The arguments of a forward op, checked."""
+    x = _floats("x", x, (None, None, None), None)
+    batch, time, inputs = x.shape
+    if 0 in x.shape:
+        raise ValueError(f"x must have at least one sample, time step and input, got shape {x.shape}")
+    dtype = x.dtype
+    U = _floats("U", U, (None, None), dtype)
+    units = len(U)
+    if units == 0 or U.shape[1] != gates * units:
+        raise ValueError(f"U must have shape (units, {gates} * units) for {cell}, got {U.shape}")
+    two_biases = cell == "GRU" and reset_after
+    return Call(
+        x=x,
+        W=_floats("W", W, (inputs, gates * units), dtype),
+        U=U,
+        b=_optional("b", b, (2, gates * units) if two_biases else (gates * units,), dtype),
+        h0=_optional("h0", h0, (batch, units), dtype),
+        c0=_optional("c0", c0, (batch, units), dtype),
+        mask=_step_mask(mask, batch, time),
+        x_mask=_dropout_mask("dropout_mask", dropout_mask, gates, batch, inputs, dtype, shared=True),
+        h_mask=_dropout_mask(
+            "recurrent_dropout_mask", recurrent_dropout_mask, gates, batch, units, dtype, shared=False
+        ),
+        go_backwards=bool(go_backwards),
+        zero_output_for_mask=bool(zero_output_for_mask),
+        return_sequences=bool(return_sequences),
+        training=bool(training),
+        reset_after=bool(reset_after),
+    )
+
+
+def _upstream(reserve: Any, cell: str, dy: Any, **states: Any) -> tuple[np.ndarray | None, ...]:
+    """The arguments of a backward op, checked."""
+    if not isinstance(reserve, Reserve) or reserve.cell != cell:
+        raise TypeError(f"reserve must be what a training {cell} forward gave, got {type(reserve).__name__}")
+    call = reserve.call
+    dtype, state_shape = call.x.dtype, (len(call.x), len(call.U))
+    checked = (_optional(name, value, state_shape, dtype) for name, value in states.items())
+    return _optional("dy", dy, call.y_shape, dtype), *checked
+
+
+def lstm_forward(
+    x: Any,
+    W: Any,
+    U: Any,
+    b: Any = None,
+    h0: Any = None,
+    c0: Any = None,
+    *,
+    mask: Any = None,
+    dropout_mask: Any = None,
+    recurrent_dropout_mask: Any = None,
+    go_backwards: bool = False,
+    zero_output_for_mask: bool = False,
+    return_sequences: bool = True,
+    training: bool = True,
+    backend: str | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, Reserve | None]:
+    """LSTM over a batch of sequences; the formulas are in `fastrnn.backends.reference`.
+
+    Args:
+        x (B, T, I): inputs, float32 or float64; everything else has the same type.
+        W (I, 4H), U (H, 4H), b (4H,) or None: kernel, recurrent kernel, bias; gates in Keras' order i, f, c, o.
+        h0, c0 (B, H): initial states; None for zeros.
+        mask (B, T): False where a step is skipped, anywhere; states pass through it.
+        dropout_mask (B, I) or (4, B, I): factors on the inputs, 0 or 1/(1-rate), the same at every time step; one
+            for all gates, or one per gate.
+        recurrent_dropout_mask (B, H) or (4, B, H): likewise on the states in the recurrent product.
+        go_backwards: read x from its end; outputs come in the order in which they are computed.
+        zero_output_for_mask: outputs at masked steps are zero instead of the previous output.
+        return_sequences: y is (B, T, H) instead of the last step's (B, H).
+        training: keep what backward needs.
+        backend: "auto" or one of `fastrnn.available_backends()`.
+
+    Returns:
+        y, hT (B, H), cT (B, H) and the reserve for `lstm_backward`, None unless training. The reserve refers to the
+        arguments: do not change them before backward is done.
+
+    Raises:
+        TypeError, ValueError: an argument has a wrong dtype or shape. RuntimeError: the backend is not there.
+    """
+    call = _call(
+        "LSTM",
+        4,
+        x,
+        W,
+        U,
+        b,
+        h0,
+        c0,
+        mask=mask,
+        dropout_mask=dropout_mask,
+        recurrent_dropout_mask=recurrent_dropout_mask,
+        go_backwards=go_backwards,
+        zero_output_for_mask=zero_output_for_mask,
+        return_sequences=return_sequences,
+        training=training,
+        reset_after=False,
+    )
+    module = get_backend(backend)
+    y, hT, cT, data = module.lstm_forward(call)
+    return y, hT, cT, Reserve("LSTM", module, call, data) if training else None
+
+
+def lstm_backward(reserve: Reserve, dy: Any = None, dhT: Any = None, dcT: Any = None) -> Gradients:
+    """The gradients of everything that a training `lstm_forward` took.
+
+    Args:
+        reserve: as that call gave it; it can be used again.
+        dy: gradient of y, of its shape; dhT, dcT (B, H): of the final states. None for zero.
+
+    Returns:
+        Gradients(dx, dW, dU, db, dh0, dc0), each of the shape of what it belongs to; db None without bias.
+    """
+    dy, dhT, dcT = _upstream(reserve, "LSTM", dy, dhT=dhT, dcT=dcT)
+    gradients: Gradients = reserve.backend.lstm_backward(reserve.call, reserve.data, dy, dhT, dcT)
+    return gradients
+
+
+def gru_forward(
+    x: Any,
+    W: Any,
+    U: Any,
+    b: Any = None,
+    h0: Any = None,
+    *,
+    reset_after: bool = True,
+    mask: Any = None,
+    dropout_mask: Any = None,
+    recurrent_dropout_mask: Any = None,
+    go_backwards: bool = False,
+    zero_output_for_mask: bool = False,
+    return_sequences: bool = True,
+    training: bool = True,
+    backend: str | None = None,
+) -> tuple[np.ndarray, np.ndarray, Reserve | None]:
+    """GRU over a batch of sequences: as `lstm_forward`, with gates z, r, h and no c.
+
+    Args:
+        W (I, 3H), U (H, 3H): kernel and recurrent kernel.
+        b: (2, 3H), input and recurrent bias, with reset_after; (3H,) without; or None.
+        reset_after: the reset gate is applied after the recurrent product (Keras' default, as cuDNN), else before.
+        The dropout masks per gate are (3, B, I) and (3, B, H).
+
+    Returns:
+        y, hT (B, H) and the reserve for `gru_backward`, None unless training.
+    """
+    call = _call(
+        "GRU",
+        3,
+        x,
+        W,
+        U,
+        b,
+        h0,
+        None,
+        mask=mask,
+        dropout_mask=dropout_mask,
+        recurrent_dropout_mask=recurrent_dropout_mask,
+        go_backwards=go_backwards,
+        zero_output_for_mask=zero_output_for_mask,
+        return_sequences=return_sequences,
+        training=training,
+        reset_after=reset_after,
+    )
+    module = get_backend(backend)
+    y, hT, data = module.gru_forward(call)
+    return y, hT, Reserve("GRU", module, call, data) if training else None
+
+
+def gru_backward(reserve: Reserve, dy: Any = None, dhT: Any = None) -> Gradients:
+    """The gradients of everything that a training `gru_forward` took: as `lstm_backward`; dc0 is None."""
+    dy, dhT = _upstream(reserve, "GRU", dy, dhT=dhT)
+    gradients: Gradients = reserve.backend.gru_backward(reserve.call, reserve.data, dy, dhT)
+    return gradients
+
+
+def lstm(x: Any, W: Any, U: Any, b: Any = None, h0: Any = None, c0: Any = None, **options: Any) -> tuple[Any, Any, Any]:
+    """y, hT, cT of `lstm_forward` with the same arguments, for inference: nothing is kept."""
+    return lstm_forward(x, W, U, b, h0, c0, training=False, **options)[:3]
+
+
+def gru(x: Any, W: Any, U: Any, b: Any = None, h0: Any = None, **options: Any) -> tuple[Any, Any]:
+    """y, hT of `gru_forward` with the same arguments, for inference: nothing is kept."""
+    return gru_forward(x, W, U, b, h0, training=False, **options)[:2]
+
+
+def _token_ids(ids: Any) -> np.ndarray:
+    array = np.asarray(ids)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"token ids must be integers, got {array.dtype}")
+    if array.dtype not in (np.int32, np.int64):
+        # uint64 ids beyond int64 would wrap to valid ones
+        if array.dtype == np.uint64 and array.size and array.max() > np.iinfo(np.int64).max:
+            raise ValueError(f"token ids must be below the number of rows, got {array.max()}")
+        array = array.astype(np.int64)
+    return np.ascontiguousarray(array)
+
+
+def embedding_forward(table: np.ndarray, ids: Any, *, backend: str | None = None) -> np.ndarray:
+    """table[ids]: rows (V, D) looked up by ids of any shape, giving ids.shape + (D,).
+
+    Raises TypeError for ids that are no integers, ValueError for one outside [0, V).
+    """
+    table = _floats("table", table, (None, None), None)
+    array = _token_ids(ids)
+    try:
+        rows: np.ndarray = get_backend(backend).embedding_forward(table, array)
+    except IndexError as error:
+        place = error.args[0]
+        raise ValueError(
+            f"token ids must be in [0, {len(table)}), got {array.reshape(-1)[place]} at flat index {place}"
+        ) from None
+    return rows
+
+
+def embedding_backward(ids: Any, dy: Any, out: np.ndarray, *, backend: str | None = None) -> None:
+    """out (V, D) = the gradient of the table, from dy, that of embedding_forward(table, ids)."""
+    array = _token_ids(ids)
+    dy = _floats("dy", dy, (*array.shape, out.shape[1]), out.dtype)
+    if array.size and (array.min() < 0 or array.max() >= len(out)):
+        raise ValueError(f"token ids must be in [0, {len(out)}), got {array.min()} to {array.max()}")
+    get_backend(backend).embedding_backward(array, dy, out)

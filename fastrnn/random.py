@@ -1,0 +1,33 @@
+"""Where all randomness comes from: one seed, from which every layer and every shuffle gets its own stream."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+
+_lock = threading.Lock()
+_root = np.random.SeedSequence()
+
+
+def set_seed(seed: int) -> None:
+    """Makes everything random that follows reproducible: initial weights, dropout, the order of batches.
+
+    Layers draw their streams when they are made and built, so call this before making the model.
+
+    Raises:
+        TypeError, ValueError: `seed` is no integer, or negative.
+    """
+    global _root
+    root = np.random.SeedSequence(seed)
+    with _lock:
+        _root = root
+
+
+def generator(seed: int | None = None) -> np.random.Generator:
+    """A generator of its own for `seed`; without one, the next independent stream of the global seed."""
+    if seed is not None:
+        return np.random.default_rng(seed)
+    with _lock:
+        child = _root.spawn(1)[0]
+    return np.random.default_rng(child)
