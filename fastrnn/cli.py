@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _info()
         else:
             backends = ["auto", *available_backends()]
-            if args.backend not in backends:
+            if args.backend is not None and args.backend not in backends:
                 parser.error(f"--backend: choose from {', '.join(backends)}")
             _train(args)
     except KeyboardInterrupt:
@@ -57,7 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--synthetic", action="store_true", help="made-up reviews in IMDb's place")
     train.add_argument("--epochs", type=_positive, default=100, metavar="N", help="at most; default: 100")
     train.add_argument("--batch-size", type=_positive, default=64, metavar="N", help="default: 64")
-    train.add_argument("--backend", default="auto", metavar="NAME", help="default: auto, the fastest there is")
+    train.add_argument(
+        "--backend", metavar="NAME", help="default: FASTRNN_BACKEND, else the fastest there is"
+    )
     train.add_argument(
         "--seed", type=_seed, default=1, metavar="N", help="of weights, order and dropout; default: 1"
     )
@@ -112,8 +114,11 @@ def _processor() -> str:
     return next(names, platform.processor() or platform.machine())
 
 
-def _reviews(args: argparse.Namespace, vocabulary: int) -> tuple[list[np.ndarray], np.ndarray]:
-    """The reviews to train on, and a line on standard output that says which."""
+_NOT_IMDB = "The reviews are SYNTHETIC, made up on the spot: the book's numbers do not apply to them."
+
+
+def _reviews(args: argparse.Namespace, vocabulary: int) -> tuple[list[np.ndarray], np.ndarray, bool]:
+    """The reviews to train on, their labels, whether they are IMDb's; prints which they are."""
     if not args.synthetic:
         try:
             source = imdb.locate(args.data)
@@ -121,16 +126,16 @@ def _reviews(args: argparse.Namespace, vocabulary: int) -> tuple[list[np.ndarray
             print(f"IMDb is not at hand: {error}")
         else:
             print(f"data: IMDb, {source.description}")
-            return imdb.load_training(source.path, vocabulary)
-    print("data: SYNTHETIC reviews, made up on the spot; the published numbers do not apply to them")
-    return synthetic.load_training(vocabulary)
+            return *imdb.load_training(source.path, vocabulary), True
+    print(_NOT_IMDB)
+    return *synthetic.load_training(vocabulary), False
 
 
 def _train(args: argparse.Namespace) -> None:
     from fastrnn import textbook
 
     args.out.mkdir(parents=True, exist_ok=True)
-    x, y = _reviews(args, textbook.VOCABULARY)
+    x, y, is_imdb = _reviews(args, textbook.VOCABULARY)
     data = textbook.prepare(x[: args.limit], y[: args.limit])
     del x, y
     print(f"{len(data.y_train)} reviews to train on, {len(data.y_val)} to validate on")
@@ -148,6 +153,8 @@ def _train(args: argparse.Namespace) -> None:
         print(f"wrote {weights}")
         _plot(name, results[name], args.out / f"{name}.png")
     print(f"\n{textbook.table(results)}")
+    if not is_imdb:
+        print(_NOT_IMDB)
 
 
 def _plot(name: str, result: Result, path: Path) -> None:

@@ -18,8 +18,8 @@ from fastrnn.datasets import pad_sequences, split_indices
 from fastrnn.layers import GRU, LSTM, Dense, Embedding
 from fastrnn.layers.base import Layer
 from fastrnn.random import set_seed
-from fastrnn.training.callbacks import EarlyStopping, ModelCheckpoint
 from fastrnn.training.model import Sequential
+from fastrnn.training.monitors import EarlyStopping, ModelCheckpoint
 from fastrnn.training.optimizers import RMSprop
 
 VOCABULARY, LENGTH, EPOCHS, BATCH = 500, 100, 100, 64
@@ -165,4 +165,4 @@ def table(results: dict[str, Result]) -> str:
         notes.append(
             "The book's stacked run was a warm start: fit() again on trained weights. Here it starts afresh."
         )
-    return "\n".join([*lines, *notes])
+    return "\n".join(line.rstrip() for line in [*lines, *notes])

@@ -122,19 +122,22 @@ def test_training_goes_on_as_in_keras(tmp_path, name):
     """One more step after loading ends at the same weights, so each slot belongs to its weight."""
     keras = pytest.importorskip("keras")
     arguments = {"learning_rate": 0.01} | ({"momentum": 0.9} if name == "SGD" else {})
+    # No id twice: on TensorFlow, Keras squares an embedding's gradient token by token before it adds up the
+    # tokens of one id, and so differs there from its own other backends.
+    x = np.random.default_rng(5).permutation(320).reshape(32, 10).astype(np.int32)
 
     def simple(package):
-        return [package.Embedding(50, 4), package.LSTM(3), package.Dense(1, activation="sigmoid")]
+        return [package.Embedding(320, 4), package.LSTM(3), package.Dense(1, activation="sigmoid")]
 
     keras_model = keras.Sequential([keras.Input((10,)), *simple(keras.layers)])
     keras_model.compile(getattr(keras.optimizers, name)(**arguments), loss="binary_crossentropy")
-    keras_model.fit(X, Y[:, None], batch_size=32, epochs=2, shuffle=False, verbose=0)
+    keras_model.fit(x, Y[:, None], batch_size=32, epochs=2, shuffle=False, verbose=0)
     keras_model.save_weights(tmp_path / "k.weights.h5")
 
     model = ours(simple(fr), getattr(fr, name)(**arguments))
     model.load_weights(tmp_path / "k.weights.h5")
-    keras_model.fit(X, Y[:, None], batch_size=32, shuffle=False, verbose=0)
-    model.fit(X, Y[:, None], batch_size=32, shuffle=False, verbose=0)
+    keras_model.fit(x, Y[:, None], batch_size=32, shuffle=False, verbose=0)
+    model.fit(x, Y[:, None], batch_size=32, shuffle=False, verbose=0)
     weights = [w for layer in model.layers for w in layer.weights]
     for mine, expected in zip(weights, keras_model.get_weights(), strict=True):
         np.testing.assert_allclose(mine, expected, atol=2e-5)

@@ -22,7 +22,8 @@ class Ragged(NamedTuple):
     def starts(self) -> np.ndarray:
         """Where each row begins in `flat`."""
         ends: np.ndarray = np.cumsum(self.lengths)
-        return ends - self.lengths
+        ends -= self.lengths
+        return ends
 
     def take(self, rows: np.ndarray) -> Ragged:
         """The rows of the given indices, in that order."""

@@ -23,6 +23,7 @@ from fastrnn.layers.base import Layer, snake_case
 
 if TYPE_CHECKING:
     from fastrnn.training.model import Sequential
+    from fastrnn.training.optimizers import Optimizer
 
 
 def save_weights(model: Sequential, path: str | os.PathLike[str]) -> None:
@@ -102,12 +103,13 @@ def load_weights(model: Sequential, path: str | os.PathLike[str]) -> None:
                 f"the file's are {found}"
             )
         values = [_read_layer(file, key, layer) for key, layer in keyed]
-        state = None if model.optimizer is None else _read_optimizer(file, model)
+        optimizer = model.optimizer
+        state = None if optimizer is None else _read_optimizer(file, optimizer)
     for (_, layer), arrays in zip(keyed, values, strict=True):
         layer.set_weights(arrays)
-    if state is not None:
-        model.optimizer.iterations, model.optimizer.learning_rate = int(state[0]), float(state[1])
-        for mine, new in zip(model.optimizer.slot_variables(), state[2:], strict=True):
+    if optimizer is not None and state is not None:
+        optimizer.iterations, optimizer.learning_rate = int(state[0]), float(state[1])
+        for mine, new in zip(optimizer.slot_variables(), state[2:], strict=True):
             mine[...] = new
 
 
@@ -196,14 +198,11 @@ def _read_layer(file: Any, key: str, layer: Layer) -> list[np.ndarray]:
     return arrays
 
 
-def _read_optimizer(file: Any, model: Sequential) -> list[np.ndarray] | None:
+def _read_optimizer(file: Any, optimizer: Optimizer) -> list[np.ndarray] | None:
     """Iteration, learning rate and slots from the file; None, with a warning, where they do not fit."""
     group = _group(file, "optimizer/vars")
     if group is None:
         return None
-    optimizer = model.optimizer
-    if len(group) > 2 and not optimizer.built:
-        optimizer.build(model.flat_weights, [w.shape for layer in model.layers for w in layer.weights])
     shapes = [(), (), *(slot.shape for slot in optimizer.slot_variables())]
     datasets = [_dataset(group, str(i)) for i in range(len(shapes))]
     if len(group) != len(shapes) or any(

@@ -33,7 +33,8 @@ class Dropout(Layer):
         if self.rate == 1.0:
             return np.zeros(shape, self.dtype)
         keep = self._rng.random(shape, dtype=np.float32) >= self.rate
-        return np.multiply(keep, 1.0 / (1.0 - self.rate), dtype=self.dtype)
+        scale: np.ndarray = np.multiply(keep, 1.0 / (1.0 - self.rate), dtype=self.dtype)
+        return scale
 
     def __call__(self, x: Any, mask: np.ndarray | None = None, training: bool = False) -> np.ndarray:
         x = np.asarray(x)
@@ -48,7 +49,8 @@ class Dropout(Layer):
 
     def _scaled(self, array: np.ndarray) -> np.ndarray:
         if self._scale is not None:
-            array = array * self._scale
+            scaled: np.ndarray = array * self._scale
+            return scaled
         return array
 
     def get_config(self) -> dict[str, Any]:

@@ -82,7 +82,8 @@ def token_ids(x: Any) -> np.ndarray:
     """`x` as contiguous int32 or int64; whole floats are taken, as Keras does, other floats are a ValueError."""
     array = np.asarray(x)
     if array.dtype.kind == "f":
-        ids = array.astype(np.int64, order="C")
+        with np.errstate(invalid="ignore"):
+            ids = array.astype(np.int64, order="C")
         if not np.array_equal(ids, array):
             raise ValueError(
                 "Embedding: x must hold token ids, whole numbers; got floats with a fraction or not finite"

@@ -52,6 +52,8 @@ def class_weights(y: np.ndarray, class_weight: Mapping[int, float]) -> np.ndarra
         raise ValueError(f"class_weight needs one class for each sample, got y of shape {y.shape}")
     if y.ndim == 2:
         y = y.argmax(axis=-1) if y.shape[-1] != 1 else y[:, 0]
+    if not np.isfinite(y).all():
+        raise ValueError("class_weight needs one class for each sample, got y with values that are not finite")
     classes, which = np.unique(np.round(y).astype(np.int64), return_inverse=True)
     named = [real(class_weight.get(int(c), 1.0), f"class_weight[{int(c)}]", 0.0) for c in classes]
     return np.array(named)[which]
@@ -95,4 +97,4 @@ def _take(array: np.ndarray | None, which: np.ndarray, room: np.ndarray | None) 
     if array is None or room is None:
         return None
     # mode="clip" because "raise" goes through a temporary copy; the order holds no index out of range.
-    return np.take(array, which, axis=0, out=room[: len(which)], mode="clip")
+    return array.take(which, 0, room[: len(which)], "clip")

@@ -178,7 +178,8 @@ class SparseCategoricalCrossentropy(_CrossEntropy):
                 f"{self.name}: y must have shape {_shape(shape[:-1])}, a class for each prediction, got {y.shape}"
             )
         if y.dtype.kind not in "iub":
-            whole = y.astype(np.int64)
+            with np.errstate(invalid="ignore"):
+                whole = y.astype(np.int64)
             if not np.array_equal(whole, y):
                 raise ValueError(f"{self.name}: y must hold whole numbers, got {y.dtype} with fractions")
             y = whole

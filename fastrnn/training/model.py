@@ -142,7 +142,7 @@ class Sequential(Chain):
         size = integer(32 if batch_size is None else batch_size, "batch_size", 1)
         epochs = integer(epochs, "epochs", 0)
         initial_epoch = integer(initial_epoch, "initial_epoch", 0)
-        x, y, weights = self._arrays(x, y, sample_weight, class_weight)
+        x, y, weights = self._arrays(x, y, sample_weight)
         if validation_data is None and validation_split:
             (x, y, weights), last = split(validation_split, x, y, weights)
             validation_data = tuple(last)
@@ -151,12 +151,12 @@ class Sequential(Chain):
             if not isinstance(validation_data, tuple | list) or len(validation_data) not in (2, 3):
                 raise TypeError("validation_data must be a tuple (x, y) or (x, y, sample_weight)")
             held_out = self._prepare(*self._arrays(*validation_data))
-        data = self._prepare(x, y, weights)
+        data = self._prepare(x, y, self._weights(y, weights, class_weight))
 
         steps = -(-len(data.x) // size)
         history = History()
         hooks = CallbackList(
-            [history, *(callbacks or ())], self, {"verbose": verbose, "epochs": epochs, "steps": steps}
+            [*(callbacks or ()), history], self, {"verbose": verbose, "epochs": epochs, "steps": steps}
         )
         self.history = history
         rng = generator() if shuffle else None
@@ -173,8 +173,9 @@ class Sequential(Chain):
                 if held_out is not None:
                     val_logs = self._evaluate(held_out, size, hooks, None)
                     logs.update({f"val_{name}": value for name, value in val_logs.items()})
-                progress.end(done, logs)
+                # What callbacks add to the logs, the learning rate say, is shown and kept as well.
                 hooks.call("on_epoch_end", epoch, logs)
+                progress.end(done, logs)
                 if self.stop_training:
                     break
         finally:
@@ -325,7 +326,8 @@ class Sequential(Chain):
     ) -> float | list[float] | Logs:
         """One step on all of (x, y); gives the loss, and the metrics of this batch, as before the step."""
         self._require_loss("train_on_batch")
-        data = self._prepare(*self._arrays(x, y, sample_weight, class_weight))
+        x, y, weights = self._arrays(x, y, sample_weight)
+        data = self._prepare(x, y, self._weights(y, weights, class_weight))
         self._reset_metrics()
         logs = self._logs(self._train_step(data))
         return logs if return_dict else self._in_order(logs)
@@ -362,17 +364,23 @@ class Sequential(Chain):
             array = array.astype(self.dtype, copy=False)
         return array
 
-    def _arrays(
-        self, x: Any, y: Any, sample_weight: Any = None, class_weight: Mapping[int, float] | None = None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    @staticmethod
+    def _arrays(x: Any, y: Any, sample_weight: Any = None) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         x, y = numeric(x, "x"), numeric(y, "y")
         weights = None if sample_weight is None else numeric(sample_weight, "sample_weight")
-        if class_weight is not None:
-            if weights is not None:
-                raise ValueError("class_weight and sample_weight cannot be given together")
-            weights = class_weights(y, class_weight)
         check_lengths(x, y=y, sample_weight=weights)
         return x, y, weights
+
+    @staticmethod
+    def _weights(
+        y: np.ndarray, weights: np.ndarray | None, class_weight: Mapping[int, float] | None
+    ) -> np.ndarray | None:
+        """The weights of samples to train on. Those of classes are not for validation, as in Keras."""
+        if class_weight is None:
+            return weights
+        if weights is not None:
+            raise ValueError("class_weight and sample_weight cannot be given together")
+        return class_weights(y, class_weight)
 
     def _prepare(self, x: np.ndarray, y: np.ndarray, weights: np.ndarray | None) -> Data:
         """Data as a step wants it, and the model ready for steps on such data."""

@@ -84,13 +84,13 @@ class EarlyStopping(MonitorCallback):
 
 
 class ModelCheckpoint(MonitorCallback):
-    """Saves the model, or its weights, after every epoch or every so many batches.
+    """Saves the model's weights, and its optimizer's state, after every epoch or every so many batches.
 
     Args:
-        filepath: formatted with `epoch` (from 1; and `batch`) and the logs, as in "{epoch:02d}-{val_loss:.2f}.keras".
-            It ends in ".weights.h5" where weights alone are saved, else in ".keras".
+        filepath: formatted with `epoch` (from 1; and `batch`) and the logs, as in
+            "{epoch:02d}-{val_loss:.2f}.weights.h5"; it ends so.
         save_best_only: only after an improvement of `monitor`.
-        save_weights_only: weights instead of the whole model; a path that ends in ".weights.h5" implies it.
+        save_weights_only: nothing else can be saved; here because Keras asks for it.
         save_freq: "epoch", or a number of batches.
         initial_value_threshold: the value of `monitor` to beat at first.
     """
@@ -101,7 +101,7 @@ class ModelCheckpoint(MonitorCallback):
         monitor: str = "val_loss",
         verbose: int = 0,
         save_best_only: bool = False,
-        save_weights_only: bool = False,
+        save_weights_only: bool = True,
         mode: str = "auto",
         save_freq: str | int = "epoch",
         initial_value_threshold: float | None = None,
@@ -110,12 +110,10 @@ class ModelCheckpoint(MonitorCallback):
         self.filepath = os.fspath(filepath)
         self.verbose = verbose
         self.save_best_only = bool(save_best_only)
-        is_weights = self.filepath.endswith(".weights.h5")
-        if save_weights_only and not is_weights:
-            raise ValueError(f"ModelCheckpoint: filepath must end in .weights.h5 for weights, got {self.filepath!r}")
-        if not is_weights and not self.filepath.endswith(".keras"):
-            raise ValueError(f"ModelCheckpoint: filepath must end in .weights.h5 or .keras, got {self.filepath!r}")
-        self.save_weights_only = is_weights
+        if not self.filepath.endswith(".weights.h5"):
+            raise ValueError(f"ModelCheckpoint: filepath must end in .weights.h5, got {self.filepath!r}")
+        if not save_weights_only:
+            raise ValueError("ModelCheckpoint: save_weights_only must be True, got False; whole models are not saved")
         if save_freq != "epoch":
             if isinstance(save_freq, str):
                 raise ValueError(f"ModelCheckpoint: save_freq must be 'epoch' or an integer, got {save_freq!r}")
@@ -152,10 +150,7 @@ class ModelCheckpoint(MonitorCallback):
         if not self._should_save(epoch, logs, path):
             return
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        if self.save_weights_only:
-            self.model.save_weights(path)
-        else:
-            self.model.save(path)
+        self.model.save_weights(path)
         self._say(epoch, f"finished saving model to {path}")
 
     def _should_save(self, epoch: int, logs: Logs, path: str) -> bool:

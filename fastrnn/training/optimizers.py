@@ -163,10 +163,12 @@ class SGD(Optimizer):
             w -= step
             return
         m = self.slots["momentum"]
-        m *= self.momentum
+        # Keras casts momentum to the variables' dtype by way of float32.
+        momentum = float(np.float32(self.momentum))
+        m *= momentum
         m -= step
         if self.nesterov:
-            np.multiply(m, self.momentum, out=ahead)
+            np.multiply(m, momentum, out=ahead)
             ahead -= step
             w += ahead
         else:
@@ -264,10 +266,11 @@ class Adam(Optimizer):
         w -= b
 
     def _step_size(self, dtype: np.dtype[Any]) -> Any:
-        # In the variables' own precision, as Keras: 1 - beta**t loses digits there in the first steps.
+        # In the variables' own precision, where 1 - beta**t loses digits in the first steps, and from betas
+        # rounded to float32: that is how Keras gets its numbers.
         number = dtype.type
         step = number(self._iterations + 1)
-        power_1, power_2 = number(self.beta_1) ** step, number(self.beta_2) ** step
+        power_1, power_2 = (number(np.float32(beta)) ** step for beta in (self.beta_1, self.beta_2))
         one = number(1)
         return number(self._learning_rate) * np.sqrt(one - power_2) / (one - power_1)
 

@@ -28,7 +28,8 @@ class Progress:
         if verbose not in (0, 1, 2, "auto"):
             raise ValueError(f"verbose must be 0, 1, 2 or 'auto', got {verbose!r}")
         self.silent = verbose == 0
-        self.live = verbose in (1, "auto") and sys.stdout.isatty()
+        self._out = sys.stdout
+        self.live = verbose in (1, "auto") and self._out.isatty()
         self.target = target
         self._length = 0
         self._start = perf_counter()
@@ -39,7 +40,7 @@ class Progress:
     def begin(self, title: str | None = None) -> None:
         """Starts the clock, under a line of its own if there is a title."""
         if title is not None and not self.silent:
-            print(title, flush=True)
+            print(title, file=self._out, flush=True)
         self._start = self._after_first = self._next = perf_counter()
 
     def step(self, done: int, logs: Callable[[], Logs]) -> None:
@@ -65,13 +66,13 @@ class Progress:
             self.close()
         else:
             elapsed, _, per_step = self._times(done, now).partition(" ")
-            print(f"{self._count(done)} - {elapsed} - {per_step}{values(logs)}", flush=True)
+            print(f"{self._count(done)} - {elapsed} - {per_step}{values(logs)}", file=self._out, flush=True)
 
     def close(self) -> None:
         """Leaves the line, if one was being drawn: also after an interruption."""
         if self._length:
-            sys.stdout.write("\n")
-            sys.stdout.flush()
+            self._out.write("\n")
+            self._out.flush()
             self._length = 0
 
     def _count(self, done: int) -> str:
@@ -84,14 +85,14 @@ class Progress:
 
     def _draw(self, line: str) -> None:
         try:
-            columns = os.get_terminal_size(sys.stdout.fileno()).columns
+            columns = os.get_terminal_size(self._out.fileno()).columns
         except (OSError, ValueError):
             columns = 0
         if columns:
             # A line that wraps could not be drawn over.
             line = line[: columns - 1]
-        sys.stdout.write("\r" + line + " " * (self._length - len(line)))
-        sys.stdout.flush()
+        self._out.write("\r" + line + " " * (self._length - len(line)))
+        self._out.flush()
         self._length = len(line)
 
 

@@ -17,14 +17,17 @@ def summary_text(model: Any) -> str:
     lines = [f'Model: "{model.name}"', *_table(rows)]
     params = sum(layer.count_params() for layer in model.layers)
     itemsize = model.dtype.itemsize
-    lines.append(_total("Total params", params, params * itemsize))
+    optimizer = model.optimizer
+    extra = extra_size = 0
+    if optimizer is not None and optimizer.built:
+        # The step counter and the learning rate are variables of Keras' optimizers too, of 8 and 4 bytes.
+        extra = 2 + sum(slot.size for slot in optimizer.slots.values())
+        extra_size = 12 + (extra - 2) * itemsize
+    lines.append(_total("Total params", params + extra, params * itemsize + extra_size))
     lines.append(_total("Trainable params", params, params * itemsize))
     lines.append(_total("Non-trainable params", 0, 0))
-    optimizer = model.optimizer
-    if optimizer is not None and optimizer.built:
-        # The step counter and the learning rate are variables of Keras' optimizers too, of 4 bytes each.
-        slots = sum(slot.size for slot in optimizer.slots.values())
-        lines.append(_total("Optimizer params", slots + 2, slots * itemsize + 8))
+    if extra:
+        lines.append(_total("Optimizer params", extra, extra_size))
     return "\n".join(lines)
 
 

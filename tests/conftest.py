@@ -1,0 +1,56 @@
+"""What all tests share: the backends to run on, the instruction set and threads put back, Keras."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterator
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+import fastrnn as fr
+from fastrnn.random import set_seed
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+KERNEL_BACKENDS = [name for name in fr.available_backends() if name != "reference"]
+
+
+@pytest.fixture(params=KERNEL_BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    """Each backend but the reference; skipped, with the reason, where it is missing."""
+    reason = fr.available_backends()[request.param]
+    if reason is not None:
+        pytest.skip(f"backend {request.param}: {reason}")
+    return str(request.param)
+
+
+@pytest.fixture
+def c_backend() -> Iterator[ModuleType]:
+    """The C backend's module; its instruction set and the number of threads are put back afterwards."""
+    reason = fr.available_backends()["c"]
+    if reason is not None:
+        pytest.skip(f"backend c: {reason}")
+    from fastrnn.backends import c
+
+    isa, threads = c.isa(), fr.get_num_threads()
+    yield c
+    c.set_isa(isa)
+    fr.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def keras() -> ModuleType:
+    """Real Keras on TensorFlow, the outside oracle."""
+    return pytest.importorskip("keras")
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> np.random.Generator:
+    """Random numbers that differ from test to test and are the same in every run, as is the global seed."""
+    seed = zlib.crc32(request.node.nodeid.encode())
+    set_seed(seed)
+    return np.random.default_rng(seed)

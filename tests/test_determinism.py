@@ -1,0 +1,134 @@
+"""Bit-identical results for any number of threads and from run to run; threads, forks and instruction sets."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+import fastrnn as fr
+from cases import CELLS, OPTIONS, assert_close, make_case
+
+SHAPES = [(1, 5, 3, 4), (64, 30, 16, 8), (70, 8, 5, 33), (300, 4, 9, 17)]
+
+
+def assert_identical(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
+    for name, array in a.items():
+        np.testing.assert_array_equal(array, b[name], err_msg=name)
+
+
+@pytest.mark.parametrize("options", ["plain", "all"])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("cell", CELLS)
+def test_any_number_of_threads(
+    c_backend: ModuleType, cell: str, shape: tuple[int, int, int, int], options: str
+) -> None:
+    case = make_case(cell, shape, np.float32, seed=30, **OPTIONS[options])
+    fr.set_num_threads(1)
+    alone = case.run("c")
+    for threads in (1, 2, 3, 7):
+        fr.set_num_threads(threads)
+        for _ in range(3):
+            assert_identical(case.run("c"), alone)
+
+
+def test_a_sample_does_not_depend_on_its_batch(backend: str) -> None:
+    """Forward results of a row are the same whichever other rows share its tiles and tasks."""
+    whole = make_case("lstm", (70, 9, 5, 12), np.float32, seed=31)
+    y = whole.forward(backend)[0]
+    for rows in (slice(0, 1), slice(3, 10), slice(31, 66)):
+        part = whole.with_inputs(**{name: whole.inputs[name][rows].copy() for name in ("x", "h0", "c0")})
+        np.testing.assert_array_equal(part.forward(backend)[0], y[rows])
+
+
+def test_many_python_threads_at_once(backend: str) -> None:
+    fr.set_num_threads(2)
+    cases = [make_case(cell, (40 + k, 20, 6, 10), np.float32, seed=k) for k, cell in enumerate(CELLS * 3)]
+    want = [case.run(backend) for case in cases]
+    problems: list[str] = []
+
+    def work(k: int) -> None:
+        for _ in range(20):
+            try:
+                assert_identical(cases[k].run(backend), want[k])
+            except Exception as error:
+                problems.append(f"thread {k}: {error!r}")
+
+    workers = [threading.Thread(target=work, args=(k,)) for k in range(len(cases))]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not problems
+
+
+def _child(seed: int, queue: multiprocessing.Queue) -> None:  # type: ignore[type-arg]
+    queue.put(make_case("lstm", (64, 20, 6, 10), np.float32, seed=seed).run("c"))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_child_processes(c_backend: ModuleType, method: str) -> None:
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"no {method} here")
+    fr.set_num_threads(3)
+    want = make_case("lstm", (64, 20, 6, 10), np.float32, seed=40).run("c")  # the pool's threads are up
+    context = multiprocessing.get_context(method)
+    queue = context.Queue()
+    children = [context.Process(target=_child, args=(40, queue)) for _ in range(3)]
+    for child in children:
+        child.start()
+    for _ in children:
+        assert_identical(queue.get(timeout=120), want)
+    for child in children:
+        child.join(timeout=120)
+        assert child.exitcode == 0
+    assert_identical(make_case("lstm", (64, 20, 6, 10), np.float32, seed=40).run("c"), want)
+
+
+def test_every_instruction_set_of_this_machine(c_backend: ModuleType) -> None:
+    for isa in c_backend.isa_names():
+        c_backend.set_isa(isa)
+        assert c_backend.isa() == isa
+        for dtype, tolerance in ((np.float32, 1e-5), (np.float64, 1e-12)):
+            for cell in CELLS:
+                for shape in ((37, 6, 9, 19), (6, 5, 16, 8), (1, 3, 1, 1)):
+                    for options in OPTIONS.values():
+                        case = make_case(cell, shape, dtype, seed=32, **options)
+                        assert_close(case.run("c"), case.run("reference"), tolerance)
+
+
+def _python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+
+
+def test_environment_forces_an_instruction_set(c_backend: ModuleType) -> None:
+    code = "from fastrnn.backends import c; print(c.isa())"
+    for isa in c_backend.isa_names():
+        assert _python(code, FASTRNN_ISA=isa).stdout.strip() == isa
+
+
+def test_environment_with_an_unknown_instruction_set(c_backend: ModuleType) -> None:
+    result = _python("import fastrnn as fr; fr.available_backends()", FASTRNN_ISA="mmx")
+    assert result.returncode == 1
+    assert "ValueError: FASTRNN_ISA: instruction set 'mmx' is not one of this build; choose one of" in result.stderr
+
+
+def test_environment_sets_the_number_of_threads() -> None:
+    assert _python("import fastrnn as fr; print(fr.get_num_threads())", FASTRNN_NUM_THREADS="5").stdout.strip() == "5"
+    result = _python("import fastrnn as fr; print(fr.get_num_threads())", FASTRNN_NUM_THREADS="0")
+    assert "ValueError: FASTRNN_NUM_THREADS must be an integer of at least 1, got '0'" in result.stderr
+
+
+@pytest.mark.parametrize(("bad", "error"), [(0, ValueError), (-3, ValueError), (1.5, TypeError), ("2", TypeError)])
+def test_bad_number_of_threads(bad: object, error: type[Exception]) -> None:
+    with pytest.raises(error, match="threads must be"):
+        fr.set_num_threads(bad)  # type: ignore[arg-type]
