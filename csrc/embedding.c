@@ -21,19 +21,22 @@ int64_t frnn_gather(const void *table, int64_t rows, int64_t row_bytes, const vo
     return -1;
 }
 
-#define SCATTER(REAL)                                                                                                  \
+#define SCATTER_ADD(REAL)                                                                                              \
     for (int64_t k = 0; k < n; k++) {                                                                                  \
-        REAL *restrict to = (REAL *)out + id_at(ids, id_bytes, k) * D;                                                 \
+        const int64_t id = id_at(ids, id_bytes, k);                                                                    \
+        if (id < 0 || id >= rows) return k;                                                                            \
+        REAL *restrict to = (REAL *)out + id * D;                                                                      \
         const REAL *restrict from = (const REAL *)dy + k * D;                                                          \
         for (int64_t d = 0; d < D; d++) to[d] += from[d];                                                              \
     }
 
-void frnn_scatter_add(const void *dy, int32_t real_bits, int64_t D, const void *ids, int32_t id_bytes, int64_t n,
-                      void *out, int64_t rows) {
+int64_t frnn_scatter_add(const void *dy, int32_t real_bits, int64_t D, const void *ids, int32_t id_bytes, int64_t n,
+                         void *out, int64_t rows) {
     memset(out, 0, (size_t)(rows * D) * (real_bits / 8));
     if (real_bits == 32) {
-        SCATTER(float)
+        SCATTER_ADD(float)
     } else {
-        SCATTER(double)
+        SCATTER_ADD(double)
     }
+    return -1;
 }

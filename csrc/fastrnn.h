@@ -50,13 +50,14 @@ int64_t frnn_reserve_size(const frnn_call *call);
 int frnn_forward(const frnn_call *call);
 int frnn_backward(const frnn_call *call);
 
-/* out[n] = table[ids[n]], rows of `row_bytes`; id_bytes is 4 or 8, ids are signed. Gives -1, or the place of the
- * first id outside [0, rows); then out is undefined. */
+/* Both check the ids as they go: they give -1, or the place of the first id outside [0, rows); then out is undefined.
+ * id_bytes is 4 or 8, ids are signed.
+ *   gather:      out[n] = table[ids[n]], rows of row_bytes
+ *   scatter_add: out (rows, D) = 0, then out[ids[n]] += dy[n], in the order of n */
 int64_t frnn_gather(const void *table, int64_t rows, int64_t row_bytes, const void *ids, int32_t id_bytes, int64_t n,
                     void *out);
-/* out (rows, D) = 0, then out[ids[n]] += dy[n] in the order of n. Every id must be within range. */
-void frnn_scatter_add(const void *dy, int32_t real_bits, int64_t D, const void *ids, int32_t id_bytes, int64_t n,
-                      void *out, int64_t rows);
+int64_t frnn_scatter_add(const void *dy, int32_t real_bits, int64_t D, const void *ids, int32_t id_bytes, int64_t n,
+                         void *out, int64_t rows);
 
 /* y[k] = function(x[k]), by the vector code that the kernels use: FRNN_EXP, FRNN_TANH or FRNN_SIGMOID. */
 void frnn_elementwise(int32_t function, int32_t real_bits, int64_t n, const void *x, void *y);

@@ -3,7 +3,7 @@
  *   gemm_packed:      C[M,N]  = start + A[M,K] B[K,N]    B packed once per call, for weights
  *   gemm_transposed:  C[M,N] += A[K,M]^T B[K,N]          both as they lie, for weight gradients
  *
- * A tile is TILE_ROWS x 2 vectors: its accumulators, one row of B and one broadcast element of A fill the register
+ * A tile is one or two vectors wide: its accumulators, one row of B and one broadcast element of A fill the register
  * file. Every element of C is one chain of fused multiply-adds over k in order, whatever tile it falls in; so a
  * result depends neither on the number of rows in a call nor on the split of the batch over threads.
  */
@@ -14,11 +14,13 @@
 
 #include <stdint.h>
 
-/* 32 vector registers hold 12 x 2 accumulators, 16 hold 6 x 2 */
-#if defined(FRNN_AVX512) || defined(__aarch64__)
+/* The most rows of a tile that is one vector wide, and of one two wide: 16 registers hold 6 x 2 accumulators, 32 hold
+ * 12 x 2; and 12 chains hide the latency of a multiply-add. */
 #define TILE_ROWS 12
+#if defined(FRNN_AVX512) || defined(__aarch64__)
+#define WIDE_TILE_ROWS 12
 #else
-#define TILE_ROWS 6
+#define WIDE_TILE_ROWS 6
 #endif
 
 /* A packed matrix: panels of 2 * LANES columns, the last one LANES wide where that is enough, [panel][k][column],
@@ -78,15 +80,16 @@ INLINE void tile_multiply(const int rows, const int vectors, int64_t K, const RE
 
 #define TILE_CASE(n)                                                                                                   \
     case n:                                                                                                            \
-        tile_multiply(n, vectors, K, A, row_stride, k_stride, B, ldb, columns, C, ldc, start);                         \
+        if (n <= most) tile_multiply(n, vectors, K, A, row_stride, k_stride, B, ldb, columns, C, ldc, start);          \
         break;
 
 /* A strip of C, M x (up to 2 vectors), tile by tile. The rows are dealt out so that no tile is left with one or two:
- * a short tile has too few chains in flight to hide the latency of a multiply-add. */
+ * a short tile has too few chains in flight. */
 INLINE void strip_multiply(const int vectors, int64_t M, int64_t K, const REAL *A, int64_t row_stride, int64_t k_stride,
                            const REAL *B, int64_t ldb, int64_t columns, REAL *C, int64_t ldc, const REAL *start) {
+    const int most = vectors == 1 ? TILE_ROWS : WIDE_TILE_ROWS;
     while (M > 0) {
-        const int64_t tiles = (M + TILE_ROWS - 1) / TILE_ROWS, rows = (M + tiles - 1) / tiles;
+        const int64_t tiles = (M + most - 1) / most, rows = (M + tiles - 1) / tiles;
         switch (rows) {
             TILE_CASE(1)
             TILE_CASE(2)
@@ -94,14 +97,12 @@ INLINE void strip_multiply(const int vectors, int64_t M, int64_t K, const REAL *
             TILE_CASE(4)
             TILE_CASE(5)
             TILE_CASE(6)
-#if TILE_ROWS > 6
             TILE_CASE(7)
             TILE_CASE(8)
             TILE_CASE(9)
             TILE_CASE(10)
             TILE_CASE(11)
             TILE_CASE(12)
-#endif
         }
         A += rows * row_stride, C += rows * ldc, M -= rows;
     }

@@ -32,43 +32,32 @@ INLINE void gru_unit_candidate(REAL *slots, int64_t H, const REAL *h_before, REA
     vstore_n(h, vfma(vload_n(slots + H, part), vload_n(h_before, part) - candidate, candidate), part);
 }
 
-/* The mask of the candidate's recurrent product for row b, or NULL. */
-INLINE const REAL *candidate_mask(const layer_task *k, int64_t b) {
+/* The mask of the candidate's recurrent product for row b from unit u on, or NULL. */
+INLINE const REAL *candidate_mask(const layer_task *k, int64_t b, int64_t u) {
     const layer_plan *p = k->plan;
-    return p->h_masked ? (const REAL *)p->call->h_mask + (2 * p->B + k->b0 + b) * p->H : NULL;
+    return p->h_masked ? (const REAL *)p->call->h_mask + (2 * p->B + k->b0 + b) * p->H + u : NULL;
 }
 
 static void gru_step(const layer_task *k, int64_t s, REAL *slots, const REAL *h_before, REAL *h) {
     const layer_plan *p = k->plan;
     const int64_t H = p->H, S = p->S, time = time_of(p, s);
-    const int reset_after = p->call->reset_after;
-    if (!reset_after) {
-        states_multiply(k, 0, 2, h_before, slots);
-        for (int64_t b = 0; b < k->n; b++) {
-            const REAL *mask = candidate_mask(k, b);
-#define UNIT(part) gru_unit_reset(slots + b * S + u, H, h_before + b * H + u, mask ? mask + u : NULL, part)
-            FOR_UNITS(UNIT);
+    if (p->call->reset_after) {
+        states_multiply(k, 0, p->u_groups, h_before, slots);
+#define UNIT(b, u, part) gru_unit(slots + b * S + u, H, h_before + b * H + u, h + b * H + u, part)
+        FOR_UNITS(k, time, UNIT);
 #undef UNIT
-        }
+    } else {
+        states_multiply(k, 0, 2, h_before, slots);
+#define UNIT(b, u, part) gru_unit_reset(slots + b * S + u, H, h_before + b * H + u, candidate_mask(k, b, u), part)
+        FOR_UNITS(k, time, UNIT);
+#undef UNIT
         /* q lies in slot 3 of each row; its dropout mask is in it already */
         gemm_packed(k->n, H, H, slots + 3 * H, S, p->U + 2 * H * packed_columns(H), H, 0, slots, S, NULL);
-    } else {
-        states_multiply(k, 0, p->u_groups, h_before, slots);
-    }
-    for (int64_t b = 0; b < k->n; b++, slots += S, h_before += H, h += H) {
-        if (is_masked(k, b, time)) {
-            if (h != h_before) row_copy(h, h_before, H);
-            continue;
-        }
-#define UNIT(part) gru_unit(slots + u, H, h_before + u, h + u, part)
-#define UNIT_BEFORE(part) gru_unit_candidate(slots + u, H, h_before + u, h + u, part)
-        if (reset_after)
-            FOR_UNITS(UNIT);
-        else
-            FOR_UNITS(UNIT_BEFORE);
+#define UNIT(b, u, part) gru_unit_candidate(slots + b * S + u, H, h_before + b * H + u, h + b * H + u, part)
+        FOR_UNITS(k, time, UNIT);
 #undef UNIT
-#undef UNIT_BEFORE
     }
+    state_carry(k, s, h_before, h);
 }
 
 static void gru_forward_task(void *plan, int64_t index) {
@@ -123,31 +112,20 @@ static void gru_step_back(const layer_task *k, int64_t s, REAL *dslots) {
     const int64_t H = p->H, S = p->S, time = time_of(p, s);
     const int reset_after = p->call->reset_after;
     const REAL *slots = k->slots + s * k->n * S, *h_before = k->h + s * k->n * H;
-    for (int64_t b = 0; b < k->n; b++) {
-        const int masked = is_masked(k, b, time);
-        dy_collect(k, b, s, masked);
-        if (masked) {
-            row_zero(dslots + b * S, S);
-            continue;
-        }
-#define UNIT(part)                                                                                                     \
+    dy_collect(k, s);
+    dslots_mask(k, s, dslots);
+#define UNIT(b, u, part)                                                                                               \
     gru_unit_back(slots + b * S + u, H, h_before + b * H + u, k->dh + b * H + u, dslots + b * S + u, reset_after, part)
-        FOR_UNITS(UNIT);
+    FOR_UNITS(k, time, UNIT);
 #undef UNIT
-    }
     if (!reset_after) {
         REAL *dq = k->row;
-        row_zero(dq, k->n * H);
-        gemm_packed(k->n, H, H, dslots, S, p->Ut, p->GH, 2 * H, dq, H, NULL);
-        for (int64_t b = 0; b < k->n; b++) {
-            const REAL *mask = candidate_mask(k, b);
-            if (is_masked(k, b, time)) continue;
-#define UNIT(part)                                                                                                     \
-    gru_unit_reset_back(slots + b * S + u, H, h_before + b * H + u, mask ? mask + u : NULL, dq + b * H + u,            \
+        gemm_packed(k->n, H, H, dslots, S, p->Ut, p->GH, 2 * H, dq, H, p->zeros);
+#define UNIT(b, u, part)                                                                                               \
+    gru_unit_reset_back(slots + b * S + u, H, h_before + b * H + u, candidate_mask(k, b, u), dq + b * H + u,           \
                         k->dh + b * H + u, dslots + b * S + u, part)
-            FOR_UNITS(UNIT);
+        FOR_UNITS(k, time, UNIT);
 #undef UNIT
-        }
     }
     dstates_multiply(k, 0, reset_after ? 3 : 2, dslots);
 }

@@ -38,6 +38,7 @@ typedef struct {
     int h_masked;
     /* shared by the tasks */
     REAL *memory, *W_slots, *W, *U, *Wt, *Ut, *bias;
+    REAL *zeros; /* a row to begin products from */
     /* per task, `per_task` apart; the pointers are the first task's */
     int64_t per_task;
     REAL *x_block, *slots_block, *h_block, *dh, *dc, *dy_carry, *row, *dW, *dU, *db;
@@ -59,20 +60,33 @@ INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 INLINE void row_zero(REAL *to, int64_t n) {
     for (int64_t i = 0; i < n; i++) to[i] = 0;
 }
-/* Rows are short, and a call of memcpy costs more than copying one. */
+/* Rows are short, and a call of memcpy costs more than copying one; the empty statement keeps compilers from seeing
+ * one in the loop. */
 INLINE void row_copy(REAL *RESTRICT to, const REAL *RESTRICT from, int64_t n) {
     int64_t i = 0;
-    for (; i + LANES <= n; i += LANES) vstore(to + i, vload(from + i));
-    for (; i < n; i++) to[i] = from[i];
+    for (; i + LANES <= n; i += LANES) {
+        vstore(to + i, vload(from + i));
+        __asm__ volatile("");
+    }
+    for (; i < n; i++) {
+        to[i] = from[i];
+        __asm__ volatile("");
+    }
 }
 INLINE void row_add(REAL *RESTRICT to, const REAL *RESTRICT from, int64_t n) {
-    for (int64_t i = 0; i < n; i++) to[i] += from[i];
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) vstore(to + i, vload(to + i) + vload(from + i));
+    for (; i < n; i++) to[i] += from[i];
 }
 INLINE void row_multiply(REAL *RESTRICT to, const REAL *RESTRICT a, const REAL *RESTRICT b, int64_t n) {
-    for (int64_t i = 0; i < n; i++) to[i] = a[i] * b[i];
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) vstore(to + i, vload(a + i) * vload(b + i));
+    for (; i < n; i++) to[i] = a[i] * b[i];
 }
 INLINE void row_multiply_add(REAL *RESTRICT to, const REAL *RESTRICT a, const REAL *RESTRICT b, int64_t n) {
-    for (int64_t i = 0; i < n; i++) to[i] += a[i] * b[i];
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) vstore(to + i, vfma(vload(a + i), vload(b + i), vload(to + i)));
+    for (; i < n; i++) to[i] += a[i] * b[i];
 }
 
 static int64_t reserve_row(const frnn_call *call) {
@@ -98,6 +112,7 @@ static int64_t lay_out(layer_plan *p, REAL *m) {
     if (p->backward) {
         p->Wt = take(m, &at, GH * packed_columns(I));
         p->Ut = take(m, &at, GH * packed_columns(H));
+        p->zeros = take(m, &at, larger(I, H));
     } else {
         p->W = take(m, &at, I * p->x_groups * packed_columns(GH / p->x_groups));
         p->U = take(m, &at, H * p->u_groups * packed_columns(GH / p->u_groups));
@@ -143,6 +158,7 @@ static void pack_weights(layer_plan *p) {
     if (p->backward) {
         gemm_pack(GH, I, W, 1, GH, p->Wt);
         gemm_pack(GH, H, U, 1, GH, p->Ut);
+        row_zero(p->zeros, larger(I, H));
         return;
     }
     pack_groups(I, GH, p->x_groups, W, p->W);
@@ -216,13 +232,6 @@ INLINE int64_t output_row(const layer_task *k, int64_t b, int64_t s) {
     return p->call->sequences ? ((k->b0 + b) * p->T + s) * p->H : (k->b0 + b) * p->H;
 }
 
-/* The gradient that reaches the output of step s from outside, or NULL. */
-INLINE const REAL *dy_row(const layer_task *k, int64_t b, int64_t s) {
-    const frnn_call *call = k->plan->call;
-    if (!call->dy || !(call->sequences || s == k->plan->T - 1)) return NULL;
-    return (const REAL *)call->dy + output_row(k, b, s);
-}
-
 /* (n, H) of a (B, H) array, or zeros. */
 static void state_load(const layer_task *k, REAL *to, const void *from) {
     const int64_t H = k->plan->H;
@@ -254,38 +263,42 @@ static void output_store(const layer_task *k, int64_t s, const REAL *h) {
     }
 }
 
-/* x_block = the inputs of steps [s0, s0 + steps), rows (t, b), under the dropout mask of one gate. */
+/* x_block = the inputs of steps [s0, s0 + steps), rows (t, b), under the dropout mask of one gate. A sample's steps lie
+ * side by side in x, so the loop over them is the inner one: strides as long as a sequence would miss every cache. */
 static void inputs_gather(const layer_task *k, int64_t s0, int64_t steps, int gate) {
     const layer_plan *p = k->plan;
     const int64_t I = p->I;
-    const REAL *x = p->call->x, *x_mask = p->call->x_masks ? p->call->x_mask : NULL;
-    REAL *to = k->x_block;
-    for (int64_t s = s0; s < s0 + steps; s++)
-        for (int64_t b = k->b0; b < k->b0 + k->n; b++, to += I) {
-            const REAL *from = x + (b * p->T + time_of(p, s)) * I;
+    for (int64_t b = 0; b < k->n; b++) {
+        const REAL *x = (const REAL *)p->call->x + (k->b0 + b) * p->T * I;
+        const REAL *x_mask = p->call->x_masks ? (const REAL *)p->call->x_mask + (gate * p->B + k->b0 + b) * I : NULL;
+        REAL *to = k->x_block + b * I;
+        for (int64_t s = s0; s < s0 + steps; s++, to += k->n * I) {
             if (x_mask)
-                row_multiply(to, from, x_mask + (gate * p->B + b) * I, I);
+                row_multiply(to, x + time_of(p, s) * I, x_mask, I);
             else
-                row_copy(to, from, I);
+                row_copy(to, x + time_of(p, s) * I, I);
         }
+    }
 }
 
 /* dx = or += x_block, the gradients of the inputs, under the dropout mask of one gate. */
 static void inputs_scatter(const layer_task *k, int64_t s0, int64_t steps, int gate, int add) {
     const layer_plan *p = k->plan;
     const int64_t I = p->I;
-    REAL *dx = p->call->dx;
-    const REAL *x_mask = p->call->x_masks ? p->call->x_mask : NULL, *from = k->x_block;
-    for (int64_t s = s0; s < s0 + steps; s++)
-        for (int64_t b = k->b0; b < k->b0 + k->n; b++, from += I) {
-            REAL *to = dx + (b * p->T + time_of(p, s)) * I;
+    for (int64_t b = 0; b < k->n; b++) {
+        REAL *dx = (REAL *)p->call->dx + (k->b0 + b) * p->T * I;
+        const REAL *x_mask = p->call->x_masks ? (const REAL *)p->call->x_mask + (gate * p->B + k->b0 + b) * I : NULL;
+        const REAL *from = k->x_block + b * I;
+        for (int64_t s = s0; s < s0 + steps; s++, from += k->n * I) {
+            REAL *to = dx + time_of(p, s) * I;
             if (!x_mask)
                 row_copy(to, from, I);
             else if (add)
-                row_multiply_add(to, from, x_mask + (gate * p->B + b) * I, I);
+                row_multiply_add(to, from, x_mask, I);
             else
-                row_multiply(to, from, x_mask + (gate * p->B + b) * I, I);
+                row_multiply(to, from, x_mask, I);
         }
+    }
 }
 
 /* to = h under the recurrent dropout mask of one of U's gates, for `steps` x n rows of h. */
@@ -335,8 +348,7 @@ static void dstates_multiply(const layer_task *k, int first, int last, const REA
         return;
     }
     for (int g = first; g < last; g++) {
-        row_zero(k->row, k->n * H);
-        gemm_packed(k->n, H, H, u_slots + g * H, p->S, p->Ut, p->GH, g * H, k->row, H, NULL);
+        gemm_packed(k->n, H, H, u_slots + g * H, p->S, p->Ut, p->GH, g * H, k->row, H, p->zeros);
         row_multiply_add(k->dh, k->row, (const REAL *)p->call->h_mask + (g * p->B + k->b0) * H, k->n * H);
     }
 }
@@ -346,8 +358,7 @@ static void dinputs_multiply(const layer_task *k, int64_t s0, int64_t steps, con
     const layer_plan *p = k->plan;
     const int64_t I = p->I, M = steps * k->n, N = p->GH / p->x_groups;
     for (int g = 0; g < p->x_groups; g++) {
-        row_zero(k->x_block, M * I);
-        gemm_packed(M, I, N, dslots + g * N, p->S, p->Wt, p->GH, g * N, k->x_block, I, NULL);
+        gemm_packed(M, I, N, dslots + g * N, p->S, p->Wt, p->GH, g * N, k->x_block, I, p->zeros);
         inputs_scatter(k, s0, steps, w_gate(p, g), g > 0);
     }
     for (int g = 0; g < p->x_groups; g++) {
@@ -373,16 +384,37 @@ static void dstates_accumulate(const layer_task *k, int64_t steps, int first, in
 }
 
 static void dbias_accumulate(const layer_task *k, int64_t steps, const REAL *dslots) {
-    for (int64_t m = 0; m < steps * k->n; m++) row_add(k->db, dslots + m * k->plan->S, k->plan->S);
+    const int64_t S = k->plan->S, M = steps * k->n;
+    for (int64_t s = 0; s < S; s += LANES) {
+        const int part = (int)smaller(LANES, S - s);
+        vreal sum = vload_n(k->db + s, part);
+        for (int64_t m = 0; m < M; m++)
+            sum = sum + vload(dslots + m * S + s); /* slots_block is readable beyond its end */
+        vstore_n(k->db + s, sum, part);
+    }
 }
 
-/* Calls unit(part) for the units u of a row, LANES at a time and then what is left. */
-#define FOR_UNITS(unit)                                                                                                \
+/* Calls unit(b, u, part) for all units u of the task's rows b that are not masked at this time, LANES units at a time
+ * and last what is left of each row. One loop, not two nested ones: rows may be a single vector, and the many constants
+ * of the gates are then loaded once. */
+#define FOR_UNITS(k, time, unit)                                                                                       \
     do {                                                                                                               \
-        int64_t u = 0;                                                                                                 \
-        for (; u + LANES <= H; u += LANES) unit(LANES);                                                                \
-        if (u < H) unit((int)(H - u));                                                                                 \
+        const int64_t H_ = (k)->plan->H, whole_ = H_ / LANES * LANES;                                                  \
+        for (int64_t b = 0, u = 0; whole_ && b < (k)->n;) {                                                            \
+            if (!is_masked(k, b, time)) unit(b, u, LANES);                                                             \
+            if ((u += LANES) == whole_) u = 0, b++;                                                                    \
+        }                                                                                                              \
+        for (int64_t b = 0; whole_ < H_ && b < (k)->n; b++)                                                            \
+            if (!is_masked(k, b, time)) unit(b, whole_, (int)(H_ - whole_));                                           \
     } while (0)
+
+/* At masked rows the state after a step is the state before. */
+static void state_carry(const layer_task *k, int64_t s, const REAL *before, REAL *after) {
+    const layer_plan *p = k->plan;
+    if (!p->call->mask || before == after) return;
+    for (int64_t b = 0; b < k->n; b++)
+        if (is_masked(k, b, time_of(p, s))) row_copy(after + b * p->H, before + b * p->H, p->H);
+}
 
 /* -- the ends of a backward sweep -----------------------------------------------------------------------------------
  */
@@ -397,22 +429,34 @@ static void backward_begin(const layer_task *k) {
     row_zero(k->db, p->S);
 }
 
-/* At a valid step dh (one row) += what reaches its output: dy, and what later masked steps passed back, whose outputs
- * repeat this one. At a masked step its dy is passed back further, or lost where such outputs are zero. */
-INLINE void dy_collect(const layer_task *k, int64_t b, int64_t s, int masked) {
+/* dh += what reaches the outputs of step s: at a valid step dy, and what later masked steps, whose outputs repeat this
+ * one, passed back; at a masked step dy is passed back further, or lost where such outputs are zero. */
+static void dy_collect(const layer_task *k, int64_t s) {
     const layer_plan *p = k->plan;
-    const int64_t H = p->H;
-    const REAL *dy = dy_row(k, b, s);
-    REAL *carry = p->call->mask && !p->call->zero_masked ? k->dy_carry + b * H : NULL;
-    if (masked) {
-        if (dy && carry) row_add(carry, dy, H);
-        return;
+    const frnn_call *call = p->call;
+    const int64_t H = p->H, seen = call->dy && (call->sequences || s == p->T - 1);
+    if (!call->mask && !seen) return;
+    for (int64_t b = 0; b < k->n; b++) {
+        const REAL *dy = seen ? (const REAL *)call->dy + output_row(k, b, s) : NULL;
+        REAL *dh = k->dh + b * H, *carry = k->dy_carry + b * H;
+        if (!call->mask) {
+            row_add(dh, dy, H);
+        } else if (!is_masked(k, b, time_of(p, s))) {
+            if (dy) row_add(dh, dy, H);
+            row_add(dh, carry, H);
+            row_zero(carry, H);
+        } else if (dy && !call->zero_masked) {
+            row_add(carry, dy, H);
+        }
     }
-    if (dy) row_add(k->dh + b * H, dy, H);
-    if (carry) {
-        row_add(k->dh + b * H, carry, H);
-        row_zero(carry, H);
-    }
+}
+
+/* The gradients of the slots at masked rows: zero. */
+static void dslots_mask(const layer_task *k, int64_t s, REAL *dslots) {
+    const layer_plan *p = k->plan;
+    if (!p->call->mask) return;
+    for (int64_t b = 0; b < k->n; b++)
+        if (is_masked(k, b, time_of(p, s))) row_zero(dslots + b * p->S, p->S);
 }
 
 /* The tasks' sums, added up in their order: rows x width, `from` and `to` per row. */

@@ -20,17 +20,12 @@ INLINE void lstm_unit(REAL *slots, int64_t H, const REAL *c_before, REAL *c_afte
 
 static void lstm_step(const layer_task *k, int64_t s, REAL *slots, const REAL *h_before, const REAL *c_before, REAL *h,
                       REAL *c) {
-    const int64_t H = k->plan->H, S = k->plan->S, time = time_of(k->plan, s);
-    for (int64_t b = 0; b < k->n; b++, slots += S, h_before += H, c_before += H, h += H, c += H) {
-        if (is_masked(k, b, time)) {
-            if (h != h_before) row_copy(h, h_before, H);
-            if (c != c_before) row_copy(c, c_before, H);
-            continue;
-        }
-#define UNIT(part) lstm_unit(slots + u, H, c_before + u, c + u, h + u, part)
-        FOR_UNITS(UNIT);
+    const int64_t H = k->plan->H, S = k->plan->S;
+#define UNIT(b, u, part) lstm_unit(slots + b * S + u, H, c_before + b * H + u, c + b * H + u, h + b * H + u, part)
+    FOR_UNITS(k, time_of(k->plan, s), UNIT);
 #undef UNIT
-    }
+    state_carry(k, s, h_before, h);
+    state_carry(k, s, c_before, c);
 }
 
 /* Inference has one state, which it keeps in hT and cT; training has the reserve's, one before each step. */
@@ -74,20 +69,15 @@ INLINE void lstm_unit_back(const REAL *slots, int64_t H, const REAL *c_before, c
 }
 
 static void lstm_step_back(const layer_task *k, int64_t s, REAL *dslots) {
-    const int64_t H = k->plan->H, S = k->plan->S, time = time_of(k->plan, s);
+    const int64_t H = k->plan->H, S = k->plan->S;
     const REAL *slots = k->slots + s * k->n * S, *c_before = k->c + s * k->n * H, *c = c_before + k->n * H;
-    for (int64_t b = 0; b < k->n; b++, slots += S, c_before += H, c += H, dslots += S) {
-        const int masked = is_masked(k, b, time);
-        dy_collect(k, b, s, masked);
-        if (masked) {
-            row_zero(dslots, S);
-            continue;
-        }
-        REAL *dh = k->dh + b * H, *dc = k->dc + b * H;
-#define UNIT(part) lstm_unit_back(slots + u, H, c_before + u, c + u, dh + u, dc + u, dslots + u, part)
-        FOR_UNITS(UNIT);
+    dy_collect(k, s);
+    dslots_mask(k, s, dslots);
+#define UNIT(b, u, part)                                                                                               \
+    lstm_unit_back(slots + b * S + u, H, c_before + b * H + u, c + b * H + u, k->dh + b * H + u, k->dc + b * H + u,    \
+                   dslots + b * S + u, part)
+    FOR_UNITS(k, time_of(k->plan, s), UNIT);
 #undef UNIT
-    }
 }
 
 static void lstm_backward_task(void *plan, int64_t index) {

@@ -1,8 +1,9 @@
 /* The thread pool.
  *
  * Not OpenMP: libgomp's threads do not survive fork, and a second runtime beside OpenBLAS' and TensorFlow's fights
- * them for the cores. Workers spin a moment for the next call, since in a training loop it comes within tens of
- * microseconds, and then sleep. Calls from several threads at once: the first takes the pool, the others work alone.
+ * them for the cores. Workers spin a moment for the next call, since in a training loop it comes within a fraction
+ * of a millisecond and waking a sleeper takes nearly as long as a small call, and then sleep. Calls from several
+ * threads at once: the first takes the pool, the others work alone.
  */
 #define _GNU_SOURCE
 #include "threads.h"
@@ -43,7 +44,7 @@ static void restore_denormals(fp_state before) { (void)before; }
 #endif
 
 #define MAX_WORKERS 255
-#define SPIN_NANOSECONDS 50000
+#define SPIN_NANOSECONDS 200000
 
 typedef struct {
     void (*task)(void *, int64_t);

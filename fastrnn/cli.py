@@ -45,9 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="fastrnn", description="Fused LSTM and GRU layers: see what runs, train."
-    )
+    parser = argparse.ArgumentParser(prog="fastrnn", description="Fused LSTM and GRU layers: see what runs, train.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="info | train")
     verbs.add_parser("info", help="versions, processor, backends")
     train = verbs.add_parser("train", help="train the sentiment models of a textbook chapter on IMDb")
@@ -57,16 +55,10 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--synthetic", action="store_true", help="made-up reviews in IMDb's place")
     train.add_argument("--epochs", type=_positive, default=100, metavar="N", help="at most; default: 100")
     train.add_argument("--batch-size", type=_positive, default=64, metavar="N", help="default: 64")
-    train.add_argument(
-        "--backend", metavar="NAME", help="default: FASTRNN_BACKEND, else the fastest there is"
-    )
-    train.add_argument(
-        "--seed", type=_seed, default=1, metavar="N", help="of weights, order and dropout; default: 1"
-    )
+    train.add_argument("--backend", metavar="NAME", help="default: FASTRNN_BACKEND, else the fastest there is")
+    train.add_argument("--seed", type=_seed, default=1, metavar="N", help="of weights, order and dropout; default: 1")
     train.add_argument("--out", type=Path, default=Path("results"), metavar="DIR", help="default: results")
-    train.add_argument(
-        "--limit", type=_positive, metavar="N", help="only the first N reviews, for a quick try"
-    )
+    train.add_argument("--limit", type=_positive, metavar="N", help="only the first N reviews, for a quick try")
     train.add_argument(
         "--verbose",
         type=int,

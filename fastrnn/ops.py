@@ -19,16 +19,19 @@ _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 def _floats(name: str, value: Any, shape: tuple[int | None, ...], dtype: np.dtype[Any] | None) -> np.ndarray:
     """`value` as a C-contiguous array, checked; None in `shape` stands for any length."""
     array = value if isinstance(value, np.ndarray) else np.asarray(value)
-    if dtype is None and array.dtype not in _FLOATS:
-        raise TypeError(f"{name} must be an array of float32 or float64, got {array.dtype}")
-    if dtype is not None and array.dtype != dtype:
-        raise TypeError(f"{name} must be of x's dtype, {dtype}, got {array.dtype}")
-    if array.ndim != len(shape) or any(
-        want not in (None, got) for want, got in zip(shape, array.shape, strict=True)
+    if dtype is None or array.dtype != dtype:
+        if dtype is not None:
+            raise TypeError(f"{name} must be of x's dtype, {dtype}, got {array.dtype}")
+        if array.dtype not in _FLOATS:
+            raise TypeError(f"{name} must be an array of float32 or float64, got {array.dtype}")
+    # most shapes are known, and fit
+    if array.shape != shape and (
+        array.ndim != len(shape)
+        or any(want not in (None, got) for want, got in zip(shape, array.shape, strict=True))
     ):
         expected = ", ".join("any" if n is None else str(n) for n in shape)
         raise ValueError(f"{name} must have shape ({expected}), got {array.shape}")
-    return np.ascontiguousarray(array)
+    return array if array.flags.c_contiguous else np.ascontiguousarray(array)
 
 
 def _optional(name: str, value: Any, shape: tuple[int | None, ...], dtype: np.dtype[Any]) -> np.ndarray | None:
@@ -292,17 +295,21 @@ def embedding_forward(table: np.ndarray, ids: Any, *, backend: str | None = None
     try:
         rows: np.ndarray = get_backend(backend).embedding_forward(table, array)
     except IndexError as error:
-        place = error.args[0]
-        raise ValueError(
-            f"token ids must be in [0, {len(table)}), got {array.reshape(-1)[place]} at flat index {place}"
-        ) from None
+        raise _out_of_range(array, error.args[0], len(table)) from None
     return rows
 
 
 def embedding_backward(ids: Any, dy: Any, out: np.ndarray, *, backend: str | None = None) -> None:
-    """out (V, D) = the gradient of the table, from dy, that of embedding_forward(table, ids)."""
+    """out (V, D), C-contiguous, = the gradient of the table, from dy, that of embedding_forward(table, ids)."""
     array = _token_ids(ids)
     dy = _floats("dy", dy, (*array.shape, out.shape[1]), out.dtype)
-    if array.size and (array.min() < 0 or array.max() >= len(out)):
-        raise ValueError(f"token ids must be in [0, {len(out)}), got {array.min()} to {array.max()}")
-    get_backend(backend).embedding_backward(array, dy, out)
+    if not (out.flags.c_contiguous and out.flags.writeable):
+        raise ValueError("out must be a C-contiguous array that can be written to")
+    try:
+        get_backend(backend).embedding_backward(array, dy, out)
+    except IndexError as error:
+        raise _out_of_range(array, error.args[0], len(out)) from None
+
+
+def _out_of_range(ids: np.ndarray, place: int, rows: int) -> ValueError:
+    return ValueError(f"token ids must be in [0, {rows}), got {ids.reshape(-1)[place]} at flat index {place}")

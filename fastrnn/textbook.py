@@ -43,9 +43,7 @@ class Recipe(NamedTuple):
 
 RECIPES = {
     "lstm": Recipe(lambda backend: [LSTM(8, backend=backend)], 8_809, Published(32, 0.4319, 0.80)),
-    "dropout": Recipe(
-        lambda backend: [LSTM(8, dropout=0.3, backend=backend)], 8_809, Published(35, 0.4301, 0.80)
-    ),
+    "dropout": Recipe(lambda backend: [LSTM(8, dropout=0.3, backend=backend)], 8_809, Published(35, 0.4301, 0.80)),
     "stacked": Recipe(
         lambda backend: [
             LSTM(8, dropout=0.3, return_sequences=True, backend=backend),
@@ -162,7 +160,5 @@ def table(results: dict[str, Result]) -> str:
         )
     notes = ["Accuracy is that of the epoch with the lowest validation loss; times include validation."]
     if "stacked" in results:
-        notes.append(
-            "The book's stacked run was a warm start: fit() again on trained weights. Here it starts afresh."
-        )
+        notes.append("The book's stacked run was a warm start: fit() again on trained weights. Here it starts afresh.")
     return "\n".join(line.rstrip() for line in [*lines, *notes])

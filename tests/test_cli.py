@@ -30,9 +30,7 @@ def test_info(capsys):
 
 
 def test_runs_as_a_module():
-    done = subprocess.run(
-        [sys.executable, "-m", "fastrnn", "info"], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-m", "fastrnn", "info"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "backends" in done.stdout
 
@@ -47,13 +45,16 @@ def test_train_writes_and_reports(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     assert cli.main([*QUICK, "--model", "all", "--out", str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out
-    assert "SYNTHETIC" in out and "160 reviews to train on, 40 to validate on" in out
+    assert "SYNTHETIC" in out
+    assert "160 reviews to train on, 40 to validate on" in out
     for name in cli.MODELS:
         assert (tmp_path / "out" / f"{name}.weights.h5").stat().st_size > 30_000
         assert (tmp_path / "out" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         textbook.build(name).load_weights(tmp_path / "out" / f"{name}.weights.h5")
     table = out[out.rindex("model ") :]
-    assert "0.4319" in table and "0.4351" in table and "warm start" in table
+    assert "0.4319" in table
+    assert "0.4351" in table
+    assert "warm start" in table
 
 
 def test_train_twice_gives_the_same_weights(tmp_path):
@@ -87,20 +88,23 @@ def test_uses_the_file_it_is_given(tmp_path, capsys):
     ]
     assert cli.main(arguments) == 0
     out = capsys.readouterr().out
-    assert f"data: IMDb, {tmp_path / 'imdb.npz'} (as given)" in out and "48 reviews" in out
+    assert f"data: IMDb, {tmp_path / 'imdb.npz'} (as given)" in out
+    assert "48 reviews" in out
 
 
 def test_falls_back_to_synthetic_and_says_so(tmp_path, capsys):
     assert cli.main([*(a for a in QUICK if a != "--synthetic"), "--out", str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    assert "IMDb is not at hand" in out and "SYNTHETIC" in out
+    assert "IMDb is not at hand" in out
+    assert "SYNTHETIC" in out
 
 
 def test_without_matplotlib(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert cli.main([*QUICK, "--out", str(tmp_path)]) == 0
     assert "matplotlib is not installed" in capsys.readouterr().out
-    assert (tmp_path / "lstm.weights.h5").exists() and not (tmp_path / "lstm.png").exists()
+    assert (tmp_path / "lstm.weights.h5").exists()
+    assert not (tmp_path / "lstm.png").exists()
 
 
 @pytest.mark.parametrize(
@@ -126,7 +130,8 @@ def test_usage_errors(arguments, capsys):
 
 def one_line_error(capsys):
     err = capsys.readouterr().err
-    assert err.startswith("fastrnn: error: ") and err.count("\n") == 1
+    assert err.startswith("fastrnn: error: ")
+    assert err.count("\n") == 1
     return err
 
 

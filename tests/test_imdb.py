@@ -81,7 +81,8 @@ def keras_load(monkeypatch, file, **kwargs):
 
 def assert_same(mine, theirs):
     for (x, y), (x_theirs, y_theirs) in zip(mine, theirs, strict=True):
-        assert x.dtype == object and x.ndim == 1
+        assert x.dtype == object
+        assert x.ndim == 1
         assert x.tolist() == x_theirs.tolist()
         assert all(type(token) is int for row in x[:50] for token in row)
         np.testing.assert_array_equal(y, y_theirs)
@@ -229,7 +230,8 @@ def test_downloads_into_the_cache(monkeypatch, tmp_path, capsys, npz_bytes):
         serve_as_imdb(monkeypatch, url, npz_bytes)
         source = imdb.locate()
     cached = tmp_path / "keras" / "datasets" / "imdb.npz"
-    assert source.path == cached and "just downloaded" in source.description
+    assert source.path == cached
+    assert "just downloaded" in source.description
     assert cached.read_bytes() == npz_bytes
     assert [p.name for p in cached.parent.iterdir()] == ["imdb.npz"]
     assert "\r" not in capsys.readouterr().err

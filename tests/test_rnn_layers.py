@@ -30,9 +30,7 @@ def test_gradients_by_central_differences(kind: type[fr.LSTM]) -> None:
         return float(sum((a * b).sum() for a, b in zip(outputs, [dy, *dstates], strict=True)))
 
     assert layer.dinitial_state is not None
-    for array, gradient in zip(
-        [x, *layer.weights, *initial], [dx, *layer.grads, *layer.dinitial_state], strict=True
-    ):
+    for array, gradient in zip([x, *layer.weights, *initial], [dx, *layer.grads, *layer.dinitial_state], strict=True):
         for index in list(np.ndindex(array.shape))[::3]:
             value = array[index]
             array[index] = value + 1e-6

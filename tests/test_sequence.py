@@ -54,17 +54,16 @@ def test_equals_keras(keras_pad, sequences, dtype, value, maxlen, padding, trunc
     ],
 )
 def test_errors_are_keras_errors(keras_pad, sequences, kwargs):
-    with pytest.raises(ValueError) as theirs:
-        keras_pad(sequences, **kwargs)
-    with pytest.raises(ValueError) as ours:
-        pad_sequences(sequences, **kwargs)
-    assert " ".join(str(ours.value).split()) == " ".join(str(theirs.value).split())
+    def message(pad):
+        with pytest.raises(ValueError, match=r"\w") as caught:
+            pad(sequences, **kwargs)
+        return str(caught.value).split()
+
+    assert message(pad_sequences) == message(keras_pad)
 
 
 def test_pads_on_the_left_by_default():
-    np.testing.assert_array_equal(
-        pad_sequences(RAGGED, maxlen=3), [[0, 0, 1], [0, 0, 0], [0, 2, 3], [6, 7, 8]]
-    )
+    np.testing.assert_array_equal(pad_sequences(RAGGED, maxlen=3), [[0, 0, 1], [0, 0, 0], [0, 2, 3], [6, 7, 8]])
 
 
 def test_split_is_disjoint_and_whole():

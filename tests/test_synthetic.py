@@ -16,14 +16,18 @@ def training():
 def test_has_the_form_of_imdb():
     (x_train, y_train), (x_test, y_test) = synthetic.load_data(n_train=50, n_test=20)
     assert (len(x_train), len(y_train), len(x_test), len(y_test)) == (50, 50, 20, 20)
-    assert x_train.dtype == object and type(x_train[0]) is list and type(x_train[0][1]) is int
-    assert y_train.dtype == np.int64 and set(y_train) == {0, 1}
+    assert x_train.dtype == object
+    assert type(x_train[0]) is list
+    assert type(x_train[0][1]) is int
+    assert y_train.dtype == np.int64
+    assert set(y_train) == {0, 1}
     assert all(row[0] == 1 and min(row[1:]) >= 4 for row in x_train)
 
 
 def test_is_the_same_every_time_and_differs_by_seed():
     a, b, c = (synthetic.load_data(n_train=20, n_test=20, seed=seed) for seed in (3, 3, 4))
-    assert a[0][0].tolist() == b[0][0].tolist() and a[1][0].tolist() == b[1][0].tolist()
+    assert a[0][0].tolist() == b[0][0].tolist()
+    assert a[1][0].tolist() == b[1][0].tolist()
     assert a[0][0].tolist() != c[0][0].tolist()
     assert a[0][0].tolist() != a[1][0].tolist()
 
@@ -38,8 +42,10 @@ def test_training_half_alone_is_the_same():
 def test_lengths_and_words_are_spread_as_in_imdb(training):
     x, y = training
     lengths = np.array([len(row) for row in x])
-    assert lengths.min() >= 11 and lengths.max() <= 2494
-    assert 150 < np.median(lengths) < 210 and 200 < lengths.mean() < 260
+    assert lengths.min() >= 11
+    assert lengths.max() <= 2494
+    assert 150 < np.median(lengths) < 210
+    assert 200 < lengths.mean() < 260
     assert 0.48 < y.mean() < 0.52
     assert max(row.max() for row in x) < 500
 

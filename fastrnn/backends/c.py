@@ -40,7 +40,7 @@ def set_isa(name: str) -> None:
 def _all_isas() -> list[str]:
     names: list[str] = []
     while (name := lib.frnn_isa_name(len(names))) != ffi.NULL:
-        names.append(ffi.string(name).decode())
+        names.append(str(ffi.string(name).decode()))
     return names
 
 
@@ -97,16 +97,19 @@ def _forward(cell: int, call: Call) -> tuple[np.ndarray, np.ndarray, np.ndarray 
     state_shape, dtype = (len(call.x), len(call.U)), call.x.dtype
     y, hT = np.empty(call.y_shape, dtype), np.empty(state_shape, dtype)
     cT = np.empty(state_shape, dtype) if cell == lib.FRNN_LSTM else None
-    reserve = np.empty(lib.frnn_reserve_size(c_call), dtype) if call.training else None
-    c_call.y, c_call.hT, c_call.cT, c_call.reserve = _pointer(y), _pointer(hT), _pointer(cT), _pointer(reserve)
+    c_call.y, c_call.hT, c_call.cT = _pointer(y), _pointer(hT), _pointer(cT)
+    if not call.training:
+        _run(lib.frnn_forward, c_call)
+        return y, hT, cT, None
+    reserve = np.empty(lib.frnn_reserve_size(c_call), dtype)
+    c_call.reserve = _pointer(reserve)
     _run(lib.frnn_forward, c_call)
-    return y, hT, cT, reserve
+    return y, hT, cT, (reserve, c_call)
 
 
-def _backward(
-    cell: int, call: Call, reserve: Any, dy: np.ndarray | None, dhT: np.ndarray | None, dcT: np.ndarray | None
-) -> Gradients:
-    c_call = _c_call(cell, call)
+def _backward(call: Call, data: Any, dy: np.ndarray | None, dhT: np.ndarray | None, dcT: np.ndarray | None) -> Gradients:
+    # a copy of its own: backward may run in two threads at once
+    c_call = ffi.new("frnn_call *", data[1][0])
     state_shape, dtype = (len(call.x), len(call.U)), call.x.dtype
     grads = Gradients(
         dx=np.empty_like(call.x),
@@ -114,9 +117,8 @@ def _backward(
         dU=np.empty_like(call.U),
         db=None if call.b is None else np.empty_like(call.b),
         dh0=np.empty(state_shape, dtype),
-        dc0=np.empty(state_shape, dtype) if cell == lib.FRNN_LSTM else None,
+        dc0=np.empty(state_shape, dtype) if c_call.cell == lib.FRNN_LSTM else None,
     )
-    c_call.reserve = _pointer(reserve)
     c_call.dy, c_call.dhT, c_call.dcT = _pointer(dy), _pointer(dhT), _pointer(dcT)
     c_call.dx, c_call.dW, c_call.dU = _pointer(grads.dx), _pointer(grads.dW), _pointer(grads.dU)
     c_call.db, c_call.dh0, c_call.dc0 = _pointer(grads.db), _pointer(grads.dh0), _pointer(grads.dc0)
@@ -133,7 +135,7 @@ def lstm_forward(call: Call) -> tuple[np.ndarray, np.ndarray, np.ndarray, Any]:
 def lstm_backward(
     call: Call, data: Any, dy: np.ndarray | None, dhT: np.ndarray | None, dcT: np.ndarray | None
 ) -> Gradients:
-    return _backward(lib.FRNN_LSTM, call, data, dy, dhT, dcT)
+    return _backward(call, data, dy, dhT, dcT)
 
 
 def gru_forward(call: Call) -> tuple[np.ndarray, np.ndarray, Any]:
@@ -142,7 +144,7 @@ def gru_forward(call: Call) -> tuple[np.ndarray, np.ndarray, Any]:
 
 
 def gru_backward(call: Call, data: Any, dy: np.ndarray | None, dhT: np.ndarray | None) -> Gradients:
-    return _backward(lib.FRNN_GRU, call, data, dy, dhT, None)
+    return _backward(call, data, dy, dhT, None)
 
 
 def embedding_forward(table: np.ndarray, ids: np.ndarray) -> np.ndarray:
@@ -157,6 +159,8 @@ def embedding_forward(table: np.ndarray, ids: np.ndarray) -> np.ndarray:
 
 
 def embedding_backward(ids: np.ndarray, dy: np.ndarray, out: np.ndarray) -> None:
-    lib.frnn_scatter_add(
+    bad = lib.frnn_scatter_add(
         _pointer(dy), dy.itemsize * 8, out.shape[1], _pointer(ids), ids.itemsize, ids.size, _pointer(out), len(out)
     )
+    if bad >= 0:
+        raise IndexError(bad)

@@ -6,9 +6,10 @@ A backend is a module with
     gru_forward(call)   -> (y, hT, data)            gru_backward(call, data, dy, dhT)       -> Gradients
     embedding_forward(table, ids) -> rows           embedding_backward(ids, dy, out) -> None
 
-`call` has been checked: shapes agree, arrays are C-contiguous and of one floating type. `data` is what backward
-needs beyond the call, in whatever layout is fast for the backend; None unless `call.training`. Backward changes
-neither the call nor the data, so it may run twice, or in two threads at once.
+`call` has been checked: shapes agree, arrays are C-contiguous and of one floating type. `data` is what backward needs
+beyond the call, in whatever layout is fast for the backend; None unless `call.training`. Backward changes neither the
+call nor the data, so it may run twice, or in two threads at once. The embedding functions raise IndexError(place) for
+the first id outside the table.
 """
 
 from __future__ import annotations

@@ -58,7 +58,8 @@ from .contract import Call, Gradients
 def sigmoid(a: np.ndarray) -> np.ndarray:
     """1 / (1 + exp(-a)), without overflow."""
     e = np.exp(-np.abs(a))
-    return np.where(a >= 0, 1 / (1 + e), e / (1 + e))
+    result: np.ndarray = np.where(a >= 0, 1 / (1 + e), e / (1 + e))
+    return result
 
 
 class _Steps:
@@ -81,7 +82,8 @@ class _Steps:
 
     def x(self, s: int, gate: int) -> np.ndarray:
         """The inputs of step s as the gate sees them."""
-        return self.call.x[:, self.time(s)] * self.x_mask(gate)
+        x: np.ndarray = self.call.x[:, self.time(s)] * self.x_mask(gate)
+        return x
 
     def x_mask(self, gate: int) -> Any:
         mask = self.call.x_mask
@@ -94,7 +96,8 @@ class _Steps:
         """(B, 1) of bool: where step s is not masked."""
         if self.call.mask is None:
             return np.ones((self.B, 1), bool)
-        return self.call.mask[:, self.time(s), None] != 0
+        valid: np.ndarray = self.call.mask[:, self.time(s), None] != 0
+        return valid
 
     def state(self, value: np.ndarray | None) -> np.ndarray:
         return np.zeros((self.B, self.H), self.call.x.dtype) if value is None else value.copy()
@@ -122,15 +125,15 @@ def _backward(
 ) -> Gradients:
     """Runs step(s, kept, dh, dc, grads) -> (dh, dc) over time in reverse; it adds to dW, dU, db and sets dx."""
     call = steps.call
+    dh, dc = steps.state(dhT), steps.state(dcT)
     grads = Gradients(
         dx=np.zeros_like(call.x),
         dW=np.zeros_like(call.W),
         dU=np.zeros_like(call.U),
         db=None if call.b is None else np.zeros_like(call.b),
-        dh0=steps.state(dhT),
-        dc0=steps.state(dcT),
+        dh0=dh,
+        dc0=dc,
     )
-    dh, dc = grads.dh0, grads.dc0
     passed_back = np.zeros_like(dh)
     for s in reversed(range(steps.T)):
         valid = steps.valid(s)
@@ -245,12 +248,19 @@ def _gate_gradients(
     return dh
 
 
+def _check_ids(ids: np.ndarray, rows: int) -> None:
+    bad = np.flatnonzero((ids < 0) | (ids >= rows))
+    if bad.size:
+        raise IndexError(int(bad[0]))
+
+
 def embedding_forward(table: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    if ids.size and (ids.min() < 0 or ids.max() >= len(table)):
-        raise IndexError(int(np.flatnonzero((ids < 0) | (ids >= len(table)))[0]))
-    return table[ids]
+    _check_ids(ids, len(table))
+    rows: np.ndarray = table[ids]
+    return rows
 
 
 def embedding_backward(ids: np.ndarray, dy: np.ndarray, out: np.ndarray) -> None:
+    _check_ids(ids, len(out))
     out[...] = 0
     np.add.at(out, ids.reshape(-1), dy.reshape(-1, out.shape[1]))

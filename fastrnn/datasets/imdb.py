@@ -116,8 +116,7 @@ def load_data(
             halves[i] = x.take(short), y[short]
         if any(len(y) == 0 for _, y in halves):
             raise ValueError(
-                f"After filtering for sequences shorter than maxlen={maxlen}, no sequence was kept. "
-                "Increase maxlen."
+                f"After filtering for sequences shorter than maxlen={maxlen}, no sequence was kept. Increase maxlen."
             )
     if not num_words:
         num_words = max(int(x.flat.max(initial=0)) for x, _ in halves)

@@ -49,9 +49,7 @@ def save_weights(model: Sequential, path: str | os.PathLike[str]) -> None:
                 group = f"layers/{key}"
                 if _has_cell(layer):
                     _write(file, f"{group}/vars", layer.name, [])
-                    _write(
-                        file, f"{group}/cell/vars", f"{snake_case(type(layer).__name__)}_cell", layer.weights
-                    )
+                    _write(file, f"{group}/cell/vars", f"{snake_case(type(layer).__name__)}_cell", layer.weights)
                 else:
                     _write(file, f"{group}/vars", layer.name, layer.weights)
             if model.optimizer is not None:
@@ -99,8 +97,7 @@ def load_weights(model: Sequential, path: str | os.PathLike[str]) -> None:
         left_over = [key for key in found if key not in expected]
         if missing or left_over:
             raise ValueError(
-                f"load_weights: {file_path} does not fit the model: its layers are {expected}, "
-                f"the file's are {found}"
+                f"load_weights: {file_path} does not fit the model: its layers are {expected}, the file's are {found}"
             )
         values = [_read_layer(file, key, layer) for key, layer in keyed]
         optimizer = model.optimizer
@@ -169,11 +166,7 @@ def _dataset(group: Any, key: str) -> Any:
     if not isinstance(group.get(key, getlink=True, default=None), h5py.HardLink):
         return None
     dataset = group[key]
-    return (
-        dataset
-        if isinstance(dataset, h5py.Dataset) and not (dataset.external or dataset.is_virtual)
-        else None
-    )
+    return dataset if isinstance(dataset, h5py.Dataset) and not (dataset.external or dataset.is_virtual) else None
 
 
 def _read_layer(file: Any, key: str, layer: Layer) -> list[np.ndarray]:
@@ -181,9 +174,7 @@ def _read_layer(file: Any, key: str, layer: Layer) -> list[np.ndarray]:
     group = _group(file, path)
     count = 0 if group is None else len(group)
     if count != len(layer.weights):
-        raise ValueError(
-            f"load_weights: {layer.name} has {len(layer.weights)} weights, {path} in the file has {count}"
-        )
+        raise ValueError(f"load_weights: {layer.name} has {len(layer.weights)} weights, {path} in the file has {count}")
     arrays = []
     for i, (name, mine) in enumerate(zip(layer.weight_names, layer.weights, strict=True)):
         dataset = _dataset(group, str(i))
@@ -206,8 +197,7 @@ def _read_optimizer(file: Any, optimizer: Optimizer) -> list[np.ndarray] | None:
     shapes = [(), (), *(slot.shape for slot in optimizer.slot_variables())]
     datasets = [_dataset(group, str(i)) for i in range(len(shapes))]
     if len(group) != len(shapes) or any(
-        d is None or d.shape != shape or d.dtype.kind not in "if"
-        for d, shape in zip(datasets, shapes, strict=True)
+        d is None or d.shape != shape or d.dtype.kind not in "if" for d, shape in zip(datasets, shapes, strict=True)
     ):
         warnings.warn(
             f"load_weights: the state of the optimizer was left out: {optimizer.name} has "

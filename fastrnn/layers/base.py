@@ -31,7 +31,7 @@ def unique_name(prefix: str) -> str:
 def float_dtype(dtype: Any, who: str) -> np.dtype[Any]:
     """`dtype` as float32 or float64; anything else is a ValueError that names `who`."""
     try:
-        result = np.dtype(dtype)
+        result: np.dtype[Any] = np.dtype(dtype)
     except TypeError as error:
         raise ValueError(f"{who}: dtype must be float32 or float64, got {dtype!r}") from error
     if result not in (np.dtype(np.float32), np.dtype(np.float64)):

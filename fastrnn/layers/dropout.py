@@ -37,12 +37,12 @@ class Dropout(Layer):
         return scale
 
     def __call__(self, x: Any, mask: np.ndarray | None = None, training: bool = False) -> np.ndarray:
-        x = np.asarray(x)
+        array: np.ndarray = np.asarray(x)
         self.built = True
         if not training:
-            return x
-        self._scale = self.draw(x.shape) if self.rate else None
-        return self._scaled(x)
+            return array
+        self._scale = self.draw(array.shape) if self.rate else None
+        return self._scaled(array)
 
     def backward(self, dy: np.ndarray) -> np.ndarray:
         return self._scaled(dy)
