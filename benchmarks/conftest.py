@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from contender import CONTENDERS, LENGTH, build
 
 HERE = Path(__file__).parent

@@ -10,6 +10,7 @@ import statistics
 from typing import Any
 
 import pytest
+
 from conftest import Contender, add_row
 from contender import MODELS
 
@@ -33,9 +34,7 @@ def test_training_step(benchmark: Any, contenders: dict[str, Contender], request
 
     ours = contenders["fastrnn"]
     benchmark.group = f"step: {model}"
-    benchmark.pedantic(
-        lambda: ours.seconds.append(ours.train(STEPS)), setup=peers, rounds=ROUNDS, iterations=1
-    )
+    benchmark.pedantic(lambda: ours.seconds.append(ours.train(STEPS)), setup=peers, rounds=ROUNDS, iterations=1)
     for name, contender in contenders.items():
         ratios = [theirs / mine for theirs, mine in zip(contender.seconds, ours.seconds, strict=True)]
         ms = 1e3 * statistics.median(contender.seconds)

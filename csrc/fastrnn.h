@@ -28,6 +28,9 @@ typedef struct {
     int32_t h_masks;      /* recurrent dropout masks: 0 none, G one per gate */
 
     const void *x, *W, *U;
+    const void *ids; /* (B, T) token ids; then x is a table (V, I), and the input is x[ids]; NULL: x is it */
+    int64_t V;
+    int32_t id_bytes;    /* 4 or 8, signed */
     const void *b;       /* NULL: no bias */
     const void *h0, *c0; /* (B, H); NULL: zeros */
     const uint8_t *mask; /* (B, T), 0: the step is skipped; NULL: none is */
@@ -46,7 +49,8 @@ typedef struct {
 /* The number of REALs that a training forward keeps. */
 int64_t frnn_reserve_size(const frnn_call *call);
 
-/* 0, or -1 where memory ran out; then the outputs are undefined. */
+/* 0, or -1 where memory ran out; then the outputs are undefined. Token ids must be in [0, V), and come without dropout
+ * masks of the input: then the product with W is done once per word. */
 int frnn_forward(const frnn_call *call);
 int frnn_backward(const frnn_call *call);
 

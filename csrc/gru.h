@@ -4,6 +4,7 @@
 #define FRNN_GRU_H
 
 #include "layer.h"
+#include "vmath.h"
 
 /* Slots h, z, r, q before activation become the activated candidate, z, r, and q as it was. */
 INLINE void gru_unit(REAL *slots, int64_t H, const REAL *h_before, REAL *h, const int part) {

@@ -3,11 +3,14 @@
 #include "gru.h"
 #include "lstm.h"
 #include "table.h"
+#include "vmath.h"
 
 static int run(const frnn_call *call, int backward, void (*task)(void *, int64_t)) {
     layer_plan plan;
     if (plan_make(&plan, call, backward)) return -1;
+    if (call->ids && !backward) frnn_parallel(word_tasks(&plan), words_multiply, &plan);
     frnn_parallel(plan.tasks, task, &plan);
+    if (call->ids && backward) words_gradients(&plan);
     if (backward) weight_gradients(&plan);
     free(plan.memory);
     return 0;

@@ -1,219 +1,11 @@
-/* What the cells share: how a call is cut into tasks and blocks of time steps, its memory, and the products over a
- * whole block.
- *
- * A task is a slice of the batch; it runs the whole sweep over time for its rows with no barrier. How many tasks
- * there are depends on the shapes alone, and each task sums its own weight gradients, which are then added up in the
- * order of the tasks: so results do not depend on the number of threads.
- *
- * A block is as many time steps as keep the block's inputs and gates in the second-level cache. Its inputs are
- * gathered time-major (rows t, b), which is where dropout masks and go_backwards are dealt with; the products with W
- * run over a whole block, only those with U are done step by step.
- *
- * "Slots" are the gates of one row, 4 H numbers: LSTM i, f, c, o; GRU h, z, r, q, where q is U's part of the
- * candidate (reset_after) or r * h (not). In this order W sees slots 0-2 and U slots 1-3 of a GRU as they lie;
- * therefore W's columns are rotated by 2 H against Keras' z, r, h.
+/* What the cells share: the rows of a call's arrays, the products over a block or a step, masks, and the two ends of a
+ * backward sweep. plan.h says how a call is cut into pieces.
  */
 #ifndef FRNN_LAYER_H
 #define FRNN_LAYER_H
 
-#include "fastrnn.h"
-#include "gemm.h"
-#include "simd.h"
+#include "plan.h"
 #include "threads.h"
-#include "vmath.h"
-
-#include <stdlib.h>
-
-enum { BLOCK_REALS = 32768, MIN_ROWS = 8, MAX_TASKS = 16, MAX_PARTIAL_REALS = 1 << 25 };
-
-typedef struct {
-    const frnn_call *call;
-    int backward;
-    int64_t B, T, I, H, S;  /* S = 4 H, the slots of one row */
-    int64_t GH;             /* columns of W and U */
-    int64_t u_slot;         /* the first slot that U sees; W sees slots from 0 on */
-    int64_t tasks, rows;    /* rows per task; the last task may have fewer */
-    int64_t block;          /* time steps per block */
-    int x_groups, u_groups; /* in how many separate products W and U take part: one, or one per gate */
-    int h_masked;
-    /* shared by the tasks */
-    REAL *memory, *W_slots, *W, *U, *Wt, *Ut, *bias;
-    REAL *zeros; /* a row to begin products from */
-    /* per task, `per_task` apart; the pointers are the first task's */
-    int64_t per_task;
-    REAL *x_block, *slots_block, *h_block, *dh, *dc, *dy_carry, *row, *dW, *dU, *db;
-} layer_plan;
-
-/* One task's view of the plan. */
-typedef struct {
-    const layer_plan *plan;
-    int64_t b0, n;                         /* first row of the batch, number of rows */
-    REAL *x_block, *slots_block, *h_block; /* (block, n, I), (block, n, S), see h_operand */
-    REAL *dh, *dc, *dy_carry, *row;        /* (n, H) */
-    REAL *dW, *dU, *db;                    /* (I, GH), (H, GH), (S) in the order of the slots */
-    REAL *slots, *h, *c;                   /* the reserve's: (T, n, S), (T, n, H) before each step, (T + 1, n, H) */
-} layer_task;
-
-INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
-
-INLINE void row_zero(REAL *to, int64_t n) {
-    for (int64_t i = 0; i < n; i++) to[i] = 0;
-}
-/* Rows are short, and a call of memcpy costs more than copying one; the empty statement keeps compilers from seeing
- * one in the loop. */
-INLINE void row_copy(REAL *RESTRICT to, const REAL *RESTRICT from, int64_t n) {
-    int64_t i = 0;
-    for (; i + LANES <= n; i += LANES) {
-        vstore(to + i, vload(from + i));
-        __asm__ volatile("");
-    }
-    for (; i < n; i++) {
-        to[i] = from[i];
-        __asm__ volatile("");
-    }
-}
-INLINE void row_add(REAL *RESTRICT to, const REAL *RESTRICT from, int64_t n) {
-    int64_t i = 0;
-    for (; i + LANES <= n; i += LANES) vstore(to + i, vload(to + i) + vload(from + i));
-    for (; i < n; i++) to[i] += from[i];
-}
-INLINE void row_multiply(REAL *RESTRICT to, const REAL *RESTRICT a, const REAL *RESTRICT b, int64_t n) {
-    int64_t i = 0;
-    for (; i + LANES <= n; i += LANES) vstore(to + i, vload(a + i) * vload(b + i));
-    for (; i < n; i++) to[i] = a[i] * b[i];
-}
-INLINE void row_multiply_add(REAL *RESTRICT to, const REAL *RESTRICT a, const REAL *RESTRICT b, int64_t n) {
-    int64_t i = 0;
-    for (; i + LANES <= n; i += LANES) vstore(to + i, vfma(vload(a + i), vload(b + i), vload(to + i)));
-    for (; i < n; i++) to[i] += a[i] * b[i];
-}
-
-static int64_t reserve_row(const frnn_call *call) {
-    const int64_t c = call->cell == FRNN_LSTM ? (call->T + 1) * call->H : 0;
-    return call->T * 5 * call->H + c;
-}
-
-/* -- memory --------------------------------------------------------------------------------------------------------
- * Laid out by one function that is run twice: once from offset zero to learn the size, once for good. */
-
-static REAL *take(REAL *memory, int64_t *offset, int64_t count) {
-    REAL *p = memory ? memory + *offset : NULL;
-    *offset += (count + 15) / 16 * 16;
-    return p;
-}
-
-static int64_t lay_out(layer_plan *p, REAL *m) {
-    const int64_t I = p->I, H = p->H, S = p->S, GH = p->GH, block_rows = p->block * p->rows;
-    const int training = p->call->reserve != NULL, masked = p->call->mask != NULL;
-    int64_t at = 0;
-    p->W_slots = take(m, &at, p->u_slot ? I * GH : 0);
-    p->bias = take(m, &at, S + 2 * LANES);
-    if (p->backward) {
-        p->Wt = take(m, &at, GH * packed_columns(I));
-        p->Ut = take(m, &at, GH * packed_columns(H));
-        p->zeros = take(m, &at, larger(I, H));
-    } else {
-        p->W = take(m, &at, I * p->x_groups * packed_columns(GH / p->x_groups));
-        p->U = take(m, &at, H * p->u_groups * packed_columns(GH / p->u_groups));
-    }
-    const int64_t shared = at;
-    p->x_block = take(m, &at, block_rows * I);
-    /* gemm_transposed reads beyond the last row */
-    p->slots_block = take(m, &at, p->backward || !training ? block_rows * S + 2 * LANES : 0);
-    p->h_block = take(m, &at, p->h_masked ? (p->backward ? block_rows : p->rows * (GH / H)) * H : 0);
-    p->row = take(m, &at, p->backward ? p->rows * H : 0);
-    if (p->backward) {
-        p->dh = take(m, &at, p->rows * H);
-        p->dc = take(m, &at, p->rows * H);
-        p->dy_carry = take(m, &at, masked ? p->rows * H : 0);
-        p->dW = take(m, &at, I * GH);
-        p->dU = take(m, &at, H * GH);
-        p->db = take(m, &at, S);
-    }
-    p->per_task = at - shared;
-    return shared + p->per_task * p->tasks;
-}
-
-/* -- packing the weights --------------------------------------------------------------------------------------------
- */
-
-/* A (K, GH) matrix as `groups` packed ones of GH / groups columns each. */
-static void pack_groups(int64_t K, int64_t GH, int groups, const REAL *from, REAL *to) {
-    const int64_t N = GH / groups;
-    for (int g = 0; g < groups; g++) gemm_pack(K, N, from + g * N, GH, 1, to + g * K * packed_columns(N));
-}
-
-static void pack_weights(layer_plan *p) {
-    const frnn_call *call = p->call;
-    const int64_t I = p->I, H = p->H, GH = p->GH;
-    const REAL *W = call->W, *U = call->U, *b = call->b;
-    if (p->u_slot) {
-        for (int64_t i = 0; i < I; i++) {
-            row_copy(p->W_slots + i * GH, W + i * GH + 2 * H, H);
-            row_copy(p->W_slots + i * GH + H, W + i * GH, 2 * H);
-        }
-        W = p->W_slots;
-    }
-    if (p->backward) {
-        gemm_pack(GH, I, W, 1, GH, p->Wt);
-        gemm_pack(GH, H, U, 1, GH, p->Ut);
-        row_zero(p->zeros, larger(I, H));
-        return;
-    }
-    pack_groups(I, GH, p->x_groups, W, p->W);
-    pack_groups(H, GH, p->u_groups, U, p->U);
-    row_zero(p->bias, p->S + 2 * LANES);
-    if (b && !p->u_slot) row_copy(p->bias, b, GH);
-    if (b && p->u_slot) { /* GRU: h; z and r, where the two biases add up; q */
-        row_copy(p->bias, b + 2 * H, H);
-        row_copy(p->bias + H, b, 2 * H);
-        if (call->reset_after) row_add(p->bias + H, b + GH, GH);
-    }
-}
-
-static int plan_make(layer_plan *p, const frnn_call *call, int backward) {
-    const int lstm = call->cell == FRNN_LSTM, gates = lstm ? 4 : 3;
-    *p = (layer_plan){.call = call, .backward = backward, .B = call->B, .T = call->T, .I = call->I, .H = call->H};
-    p->S = 4 * p->H;
-    p->GH = gates * p->H;
-    p->u_slot = lstm ? 0 : p->H;
-    p->h_masked = call->h_masks > 0;
-    p->x_groups = call->x_masks > 1 ? gates : 1;
-    p->u_groups = p->h_masked || (!lstm && !call->reset_after) ? gates : 1;
-    /* Two tasks of at least MIN_ROWS rows as soon as possible, then tasks of 32 rows, where a row of weights from
-     * the second-level cache feeds enough multiply-adds; no more of them than their sums of gradients may take. */
-    const int64_t weights = (p->I + p->H) * p->GH;
-    const int64_t most = larger(2, smaller(MAX_TASKS, MAX_PARTIAL_REALS / weights));
-    const int64_t tasks = larger(smaller((p->B + 31) / 32, most), smaller(2, p->B / MIN_ROWS));
-    p->rows = (p->B + larger(tasks, 1) - 1) / larger(tasks, 1);
-    p->tasks = (p->B + p->rows - 1) / p->rows;
-    p->block = larger(1, smaller(p->T, BLOCK_REALS / (p->rows * (p->I + p->S))));
-    const int64_t size = lay_out(p, NULL);
-    void *memory = NULL;
-    if (posix_memalign(&memory, 64, (size_t)size * sizeof(REAL))) return -1;
-    p->memory = memory;
-    lay_out(p, p->memory);
-    pack_weights(p);
-    return 0;
-}
-
-static layer_task task_make(const layer_plan *p, int64_t index) {
-    const int64_t b0 = index * p->rows, n = smaller(p->rows, p->B - b0), off = index * p->per_task;
-    layer_task k = {.plan = p, .b0 = b0, .n = n};
-    k.x_block = p->x_block + off, k.slots_block = p->slots_block + off, k.h_block = p->h_block + off;
-    k.row = p->row + off;
-    if (p->backward) {
-        k.dh = p->dh + off, k.dc = p->dc + off, k.dy_carry = p->dy_carry + off;
-        k.dW = p->dW + off, k.dU = p->dU + off, k.db = p->db + off;
-    }
-    if (p->call->reserve) {
-        k.slots = (REAL *)p->call->reserve + b0 * reserve_row(p->call);
-        k.h = k.slots + p->T * n * p->S;
-        k.c = k.h + p->T * n * p->H;
-    }
-    return k;
-}
 
 /* -- rows of the call's arrays --------------------------------------------------------------------------------------
  */
@@ -314,17 +106,47 @@ INLINE int w_gate(const layer_plan *p, int g) { return p->x_groups > 1 && p->u_s
 /* -- products over a block or a step --------------------------------------------------------------------------------
  */
 
-/* The slots that W sees = bias + x W, the others = bias, for a block of steps. */
+/* The word of sample b (of the task) at step s. */
+INLINE int64_t word_of(const layer_task *k, int64_t b, int64_t s) {
+    const layer_plan *p = k->plan;
+    const int64_t at = (k->b0 + b) * p->T + time_of(p, s);
+    return p->call->id_bytes == 4 ? ((const int32_t *)p->call->ids)[at] : ((const int64_t *)p->call->ids)[at];
+}
+
+/* M rows of slots that begin products with U: where W sees them bias + x W, under x's mask of each gate, else bias. The
+ * rows of x are the same for all gates, or gathered anew for each. */
+static void slots_begin(const layer_plan *p, int64_t M, const REAL *x, int g, REAL *slots) {
+    const int64_t N = p->GH / p->x_groups;
+    gemm_packed(M, N, p->I, x, p->I, p->W + g * p->I * packed_columns(N), p->I, 0, slots + g * N, p->S,
+                p->bias + g * N);
+    if (p->u_slot && g == 0)
+        for (int64_t m = 0; m < M; m++) row_copy(slots + m * p->S + p->GH, p->bias + p->GH, p->H);
+}
+
+enum { WORDS_PER_TASK = 128 };
+
+static int64_t word_tasks(const layer_plan *p) { return (p->call->V + WORDS_PER_TASK - 1) / WORDS_PER_TASK; }
+
+/* The slots that some words begin from: with fewer words than samples times steps, a lookup in place of a product. */
+static void words_multiply(void *plan, int64_t index) {
+    const layer_plan *p = plan;
+    const int64_t v0 = index * WORDS_PER_TASK, M = smaller(WORDS_PER_TASK, p->call->V - v0);
+    slots_begin(p, M, (const REAL *)p->call->x + v0 * p->I, 0, p->words + v0 * p->S);
+}
+
+/* The slots of a block of steps, before U's part. */
 static void inputs_multiply(const layer_task *k, int64_t s0, int64_t steps, REAL *slots) {
     const layer_plan *p = k->plan;
-    const int64_t N = p->GH / p->x_groups, M = steps * k->n;
+    if (p->call->ids) {
+        for (int64_t b = 0; b < k->n; b++)
+            for (int64_t s = s0; s < s0 + steps; s++)
+                row_copy(slots + ((s - s0) * k->n + b) * p->S, p->words + word_of(k, b, s) * p->S, p->S);
+        return;
+    }
     for (int g = 0; g < p->x_groups; g++) {
         inputs_gather(k, s0, steps, w_gate(p, g));
-        gemm_packed(M, N, p->I, k->x_block, p->I, p->W + g * p->I * packed_columns(N), p->I, 0, slots + g * N, p->S,
-                    p->bias + g * N);
+        slots_begin(p, steps * k->n, k->x_block, g, slots);
     }
-    if (p->u_slot)
-        for (int64_t m = 0; m < M; m++) row_copy(slots + m * p->S + p->GH, p->bias + p->GH, p->H);
 }
 
 /* slots of U's gates [first, last) += h U, for one step. Masks or not, each group has its own product. */
@@ -353,10 +175,16 @@ static void dstates_multiply(const layer_task *k, int first, int last, const REA
     }
 }
 
-/* dx of a block, and what it adds to dW. */
+/* dx of a block, and what it adds to dW; with token ids what it adds to dwords, from which both come in the end. */
 static void dinputs_multiply(const layer_task *k, int64_t s0, int64_t steps, const REAL *dslots) {
     const layer_plan *p = k->plan;
     const int64_t I = p->I, M = steps * k->n, N = p->GH / p->x_groups;
+    if (p->call->ids) {
+        for (int64_t b = 0; b < k->n; b++)
+            for (int64_t s = s0; s < s0 + steps; s++)
+                row_add(k->dwords + word_of(k, b, s) * p->GH, dslots + ((s - s0) * k->n + b) * p->S, p->GH);
+        return;
+    }
     for (int g = 0; g < p->x_groups; g++) {
         gemm_packed(M, I, N, dslots + g * N, p->S, p->Wt, p->GH, g * N, k->x_block, I, p->zeros);
         inputs_scatter(k, s0, steps, w_gate(p, g), g > 0);
@@ -427,6 +255,7 @@ static void backward_begin(const layer_task *k) {
     row_zero(k->dW, p->I * p->GH);
     row_zero(k->dU, p->H * p->GH);
     row_zero(k->db, p->S);
+    if (p->call->ids) row_zero(k->dwords, p->call->V * p->GH);
 }
 
 /* dh += what reaches the outputs of step s: at a valid step dy, and what later masked steps, whose outputs repeat this
@@ -467,6 +296,27 @@ static void partials_reduce(const layer_plan *p, const REAL *from, int64_t from_
         for (int64_t task = 1; task < p->tasks; task++)
             row_add(to + r * to_stride, from + task * p->per_task + r * from_stride, width);
     }
+}
+
+/* For some words: the sum of the tasks' dwords, in the first task's place, and dx, the table's gradient. */
+static void words_reduce(void *plan, int64_t index) {
+    const layer_plan *p = plan;
+    const int64_t v0 = index * WORDS_PER_TASK, M = smaller(WORDS_PER_TASK, p->call->V - v0), GH = p->GH;
+    REAL *sum = p->dwords + v0 * GH;
+    for (int64_t task = 1; task < p->tasks; task++) row_add(sum, sum + task * p->per_task, M * GH);
+    gemm_packed(M, p->I, GH, sum, GH, p->Wt, GH, 0, (REAL *)p->call->dx + v0 * p->I, p->I, p->zeros);
+}
+
+/* For some columns: dW from the summed dwords, in the first task's place; the other tasks' dW are zero. */
+static void words_weights(void *plan, int64_t index) {
+    const layer_plan *p = plan;
+    const int64_t n0 = index * 2 * LANES, N = smaller(2 * LANES, p->GH - n0);
+    gemm_transposed(p->I, N, p->call->V, p->call->x, p->I, p->dwords + n0, p->GH, p->dW + n0, p->GH);
+}
+
+static void words_gradients(layer_plan *p) {
+    frnn_parallel(word_tasks(p), words_reduce, p);
+    frnn_parallel((p->GH + 2 * LANES - 1) / (2 * LANES), words_weights, p);
 }
 
 static void weight_gradients(const layer_plan *p) {

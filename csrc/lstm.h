@@ -3,6 +3,7 @@
 #define FRNN_LSTM_H
 
 #include "layer.h"
+#include "vmath.h"
 
 /* One row: slots hold i, f, g, o before their activations and, afterwards, the activated gates. In place is allowed,
  * c over c_before and h over anything. `part` is LANES, or how many units are left. */

@@ -93,7 +93,7 @@ def _info() -> None:
         if name == "c" and reason is None:
             from fastrnn.backends import c
 
-            state += f", instruction set {c.isa()}"
+            state += f", instruction set {c.isa()} of {', '.join(c.isa_names())}"
         print(f"  {name:<10} {state}")
 
 

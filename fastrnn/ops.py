@@ -6,12 +6,23 @@ C-contiguous are copied. Shapes: B samples, T time steps, I inputs, H units.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .backends import get_backend
 from .backends.contract import Call, Gradients, Reserve
+
+class Lookup(NamedTuple):
+    """Token ids (B, T) and the table (V, I) to look them up in: stands for the inputs table[ids], without making them.
+
+    Given as x, it lets a backend do the inputs' product once per word instead of once per token. The gradient dx is
+    then the table's, (V, I).
+    """
+
+    table: np.ndarray
+    ids: np.ndarray
+
 
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -87,10 +98,20 @@ def _call(
     reset_after: bool,
 ) -> Call:
     """The arguments of a forward op, checked."""
-    x = _floats("x", x, (None, None, None), None)
-    batch, time, inputs = x.shape
-    if 0 in x.shape:
-        raise ValueError(f"x must have at least one sample, time step and input, got shape {x.shape}")
+    ids = None
+    if isinstance(x, Lookup):
+        x, ids = _floats("x.table", x.table, (None, None), None), _token_ids(x.ids)
+        if ids.ndim != 2:
+            raise ValueError(f"x.ids must have shape (any, any), got {ids.shape}")
+        shape = (*ids.shape, x.shape[1])
+    else:
+        x = _floats("x", x, (None, None, None), None)
+        shape = x.shape
+    batch, time, inputs = shape
+    if 0 in shape:
+        raise ValueError(f"x must have at least one sample, time step and input, got shape {shape}")
+    if ids is not None and (ids.min() < 0 or ids.max() >= len(x)):
+        raise _out_of_range(ids, len(x))
     dtype = x.dtype
     U = _floats("U", U, (None, None), dtype)
     units = len(U)
@@ -99,6 +120,7 @@ def _call(
     two_biases = cell == "GRU" and reset_after
     return Call(
         x=x,
+        ids=ids,
         W=_floats("W", W, (inputs, gates * units), dtype),
         U=U,
         b=_optional("b", b, (2, gates * units) if two_biases else (gates * units,), dtype),
@@ -122,7 +144,7 @@ def _upstream(reserve: Any, cell: str, dy: Any, **states: Any) -> tuple[np.ndarr
     if not isinstance(reserve, Reserve) or reserve.cell != cell:
         raise TypeError(f"reserve must be what a training {cell} forward gave, got {type(reserve).__name__}")
     call = reserve.call
-    dtype, state_shape = call.x.dtype, (len(call.x), len(call.U))
+    dtype, state_shape = call.x.dtype, call.state_shape
     checked = (_optional(name, value, state_shape, dtype) for name, value in states.items())
     return _optional("dy", dy, call.y_shape, dtype), *checked
 
@@ -147,7 +169,7 @@ def lstm_forward(
     """LSTM over a batch of sequences; the formulas are in `fastrnn.backends.reference`.
 
     Args:
-        x (B, T, I): inputs, float32 or float64; everything else has the same type.
+        x (B, T, I): inputs, float32 or float64; everything else has the same type. Or a Lookup(table, ids).
         W (I, 4H), U (H, 4H), b (4H,) or None: kernel, recurrent kernel, bias; gates in Keras' order i, f, c, o.
         h0, c0 (B, H): initial states; None for zeros.
         mask (B, T): False where a step is skipped, anywhere; states pass through it.
@@ -294,8 +316,8 @@ def embedding_forward(table: np.ndarray, ids: Any, *, backend: str | None = None
     array = _token_ids(ids)
     try:
         rows: np.ndarray = get_backend(backend).embedding_forward(table, array)
-    except IndexError as error:
-        raise _out_of_range(array, error.args[0], len(table)) from None
+    except IndexError:
+        raise _out_of_range(array, len(table)) from None
     return rows
 
 
@@ -307,9 +329,11 @@ def embedding_backward(ids: Any, dy: Any, out: np.ndarray, *, backend: str | Non
         raise ValueError("out must be a C-contiguous array that can be written to")
     try:
         get_backend(backend).embedding_backward(array, dy, out)
-    except IndexError as error:
-        raise _out_of_range(array, error.args[0], len(out)) from None
+    except IndexError:
+        raise _out_of_range(array, len(out)) from None
 
 
-def _out_of_range(ids: np.ndarray, place: int, rows: int) -> ValueError:
-    return ValueError(f"token ids must be in [0, {rows}), got {ids.reshape(-1)[place]} at flat index {place}")
+def _out_of_range(ids: np.ndarray, rows: int) -> ValueError:
+    flat = ids.reshape(-1)
+    place = int(np.flatnonzero((flat < 0) | (flat >= rows))[0])
+    return ValueError(f"token ids must be in [0, {rows}), got {flat[place]} at flat index {place}")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -52,21 +53,28 @@ if "FASTRNN_ISA" in os.environ:
 threads.on_change(lambda number: lib.frnn_set_threads(min(number, 2**31 - 1)))
 
 
+class Data(NamedTuple):
+    """What backward needs: the kernels' reserve, the forward's struct, and x as the kernel saw it."""
+
+    reserve: np.ndarray
+    c_call: Any
+    x: np.ndarray
+
+
 def _pointer(array: np.ndarray | None) -> Any:
     return ffi.NULL if array is None else ffi.from_buffer(array)
 
 
 def _c_call(cell: int, call: Call) -> Any:
     """The call as the C struct; it points into the call's arrays, which must outlive it."""
-    B, T, I = call.x.shape
     return ffi.new(
         "frnn_call *",
         {
             "cell": cell,
             "real_bits": call.x.itemsize * 8,
-            "B": B,
-            "T": T,
-            "I": I,
+            "B": call.batch,
+            "T": call.time,
+            "I": call.x.shape[-1],
             "H": call.U.shape[0],
             "go_backwards": call.go_backwards,
             "zero_masked": call.zero_output_for_mask,
@@ -75,6 +83,9 @@ def _c_call(cell: int, call: Call) -> Any:
             "x_masks": 0 if call.x_mask is None else len(call.x_mask),
             "h_masks": 0 if call.h_mask is None else len(call.h_mask),
             "x": _pointer(call.x),
+            "ids": _pointer(call.ids),
+            "V": 0 if call.ids is None else len(call.x),
+            "id_bytes": 0 if call.ids is None else call.ids.itemsize,
             "W": _pointer(call.W),
             "U": _pointer(call.U),
             "b": _pointer(call.b),
@@ -92,9 +103,19 @@ def _run(function: Any, c_call: Any) -> None:
         raise MemoryError("fastrnn's C kernels could not allocate their working memory")
 
 
+def _by_word(call: Call) -> bool:
+    """Whether the kernel takes token ids as they are and does the product with W once per word: where that is less.
+
+    Dropout of the inputs differs from sample to sample, so then no product can be shared.
+    """
+    return call.ids is not None and call.x_mask is None and 2 * len(call.x) <= call.ids.size
+
+
 def _forward(cell: int, call: Call) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, Any]:
+    if call.ids is not None and not _by_word(call):
+        call = replace(call, x=embedding_forward(call.x, call.ids), ids=None)
     c_call = _c_call(cell, call)
-    state_shape, dtype = (len(call.x), len(call.U)), call.x.dtype
+    state_shape, dtype = call.state_shape, call.x.dtype
     y, hT = np.empty(call.y_shape, dtype), np.empty(state_shape, dtype)
     cT = np.empty(state_shape, dtype) if cell == lib.FRNN_LSTM else None
     c_call.y, c_call.hT, c_call.cT = _pointer(y), _pointer(hT), _pointer(cT)
@@ -104,15 +125,15 @@ def _forward(cell: int, call: Call) -> tuple[np.ndarray, np.ndarray, np.ndarray 
     reserve = np.empty(lib.frnn_reserve_size(c_call), dtype)
     c_call.reserve = _pointer(reserve)
     _run(lib.frnn_forward, c_call)
-    return y, hT, cT, (reserve, c_call)
+    return y, hT, cT, Data(reserve, c_call, call.x)
 
 
-def _backward(call: Call, data: Any, dy: np.ndarray | None, dhT: np.ndarray | None, dcT: np.ndarray | None) -> Gradients:
+def _backward(call: Call, data: Data, dy: np.ndarray | None, dhT: np.ndarray | None, dcT: np.ndarray | None) -> Gradients:
     # a copy of its own: backward may run in two threads at once
-    c_call = ffi.new("frnn_call *", data[1][0])
-    state_shape, dtype = (len(call.x), len(call.U)), call.x.dtype
+    c_call = ffi.new("frnn_call *", data.c_call[0])
+    state_shape, dtype = call.state_shape, call.x.dtype
     grads = Gradients(
-        dx=np.empty_like(call.x),
+        dx=np.empty_like(data.x),
         dW=np.empty_like(call.W),
         dU=np.empty_like(call.U),
         db=None if call.b is None else np.empty_like(call.b),
@@ -123,7 +144,11 @@ def _backward(call: Call, data: Any, dy: np.ndarray | None, dhT: np.ndarray | No
     c_call.dx, c_call.dW, c_call.dU = _pointer(grads.dx), _pointer(grads.dW), _pointer(grads.dU)
     c_call.db, c_call.dh0, c_call.dc0 = _pointer(grads.db), _pointer(grads.dh0), _pointer(grads.dc0)
     _run(lib.frnn_backward, c_call)
-    return grads
+    if call.ids is None or data.x is call.x:
+        return grads
+    table = np.empty_like(call.x)
+    embedding_backward(call.ids, grads.dx, table)
+    return grads._replace(dx=table)
 
 
 def lstm_forward(call: Call) -> tuple[np.ndarray, np.ndarray, np.ndarray, Any]:
@@ -154,7 +179,7 @@ def embedding_forward(table: np.ndarray, ids: np.ndarray) -> np.ndarray:
         _pointer(table), len(table), row_bytes, _pointer(ids), ids.itemsize, ids.size, _pointer(out)
     )
     if bad >= 0:
-        raise IndexError(bad)
+        raise IndexError(f"id at {bad}")
     return out
 
 
@@ -163,4 +188,4 @@ def embedding_backward(ids: np.ndarray, dy: np.ndarray, out: np.ndarray) -> None
         _pointer(dy), dy.itemsize * 8, out.shape[1], _pointer(ids), ids.itemsize, ids.size, _pointer(out), len(out)
     )
     if bad >= 0:
-        raise IndexError(bad)
+        raise IndexError(f"id at {bad}")

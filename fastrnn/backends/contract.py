@@ -26,6 +26,8 @@ class Call:
 
     Attributes:
         x (B, T, I) inputs; W (I, G*H) kernel; U (H, G*H) recurrent kernel; all float32 or all float64.
+        ids: (B, T) int32 or int64 token ids, within range; then x is a table (V, I), and the inputs are x[ids]; dx is
+            then the table's gradient. None: x is the inputs themselves.
         b: (G*H,) bias, for GRU with reset_after (2, G*H): input and recurrent bias; None without bias.
         h0, c0: (B, H) initial states, None for zeros; c0 for LSTM only.
         mask: (B, T) uint8, 0 where a step is skipped: the states pass through; None if none is.
@@ -40,6 +42,7 @@ class Call:
     """
 
     x: np.ndarray
+    ids: np.ndarray | None
     W: np.ndarray
     U: np.ndarray
     b: np.ndarray | None
@@ -55,10 +58,23 @@ class Call:
     reset_after: bool
 
     @property
+    def batch(self) -> int:
+        """B."""
+        return len(self.x if self.ids is None else self.ids)
+
+    @property
+    def time(self) -> int:
+        """T."""
+        return (self.x if self.ids is None else self.ids).shape[1]
+
+    @property
     def y_shape(self) -> tuple[int, ...]:
-        batch, time, _ = self.x.shape
         units = self.U.shape[0]
-        return (batch, time, units) if self.return_sequences else (batch, units)
+        return (self.batch, self.time, units) if self.return_sequences else (self.batch, units)
+
+    @property
+    def state_shape(self) -> tuple[int, int]:
+        return (self.batch, self.U.shape[0])
 
 
 class Gradients(NamedTuple):

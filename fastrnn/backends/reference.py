@@ -67,7 +67,8 @@ class _Steps:
 
     def __init__(self, call: Call) -> None:
         self.call = call
-        self.B, self.T, self.I = call.x.shape
+        self.B, self.T = call.batch, call.time
+        self.inputs = call.x if call.ids is None else call.x[call.ids]
         self.H = call.U.shape[0]
         self.G = call.U.shape[1] // self.H
         self.W = self.gates(call.W)
@@ -82,7 +83,7 @@ class _Steps:
 
     def x(self, s: int, gate: int) -> np.ndarray:
         """The inputs of step s as the gate sees them."""
-        x: np.ndarray = self.call.x[:, self.time(s)] * self.x_mask(gate)
+        x: np.ndarray = self.inputs[:, self.time(s)] * self.x_mask(gate)
         return x
 
     def x_mask(self, gate: int) -> Any:
@@ -127,7 +128,7 @@ def _backward(
     call = steps.call
     dh, dc = steps.state(dhT), steps.state(dcT)
     grads = Gradients(
-        dx=np.zeros_like(call.x),
+        dx=np.zeros_like(steps.inputs),
         dW=np.zeros_like(call.W),
         dU=np.zeros_like(call.U),
         db=None if call.b is None else np.zeros_like(call.b),
@@ -142,7 +143,12 @@ def _backward(
         dh_valid, dc_valid = step(s, kept[s], np.where(valid, dh + passed_back, 0), np.where(valid, dc, 0), grads)
         dh, dc = np.where(valid, dh_valid, dh), np.where(valid, dc_valid, dc)
         passed_back = np.where(valid | call.zero_output_for_mask, 0, passed_back)
-    return grads._replace(dh0=dh, dc0=dc)
+    grads = grads._replace(dh0=dh, dc0=dc)
+    if call.ids is None:
+        return grads
+    table = np.empty_like(call.x)
+    embedding_backward(call.ids, grads.dx, table)
+    return grads._replace(dx=table)
 
 
 def lstm_forward(call: Call) -> tuple[np.ndarray, np.ndarray, np.ndarray, Any]:
@@ -249,9 +255,8 @@ def _gate_gradients(
 
 
 def _check_ids(ids: np.ndarray, rows: int) -> None:
-    bad = np.flatnonzero((ids < 0) | (ids >= rows))
-    if bad.size:
-        raise IndexError(int(bad[0]))
+    if ((ids < 0) | (ids >= rows)).any():
+        raise IndexError(f"an id is not in [0, {rows})")
 
 
 def embedding_forward(table: np.ndarray, ids: np.ndarray) -> np.ndarray:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate, pairwise, zip_longest
 from typing import Any
 
 import numpy as np
 
 from fastrnn.layers.base import Layer, Shape
+from fastrnn.layers.embedding import Embedding
+from fastrnn.layers.rnn import RNN
 
 
 class Chain(Layer):
@@ -116,8 +118,11 @@ class Chain(Layer):
         layers: Sequence[Any], x: np.ndarray, mask: np.ndarray | None, training: bool
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """The output of `layers`, and its mask."""
-        for layer in layers:
-            y = layer(x, mask=mask, training=training)
+        for layer, following in zip_longest(layers, layers[1:]):
+            if isinstance(layer, Embedding) and isinstance(following, RNN):
+                y: Any = layer.lookup(x, training)
+            else:
+                y = layer(x, mask=mask, training=training)
             mask = layer.compute_mask(x, mask)
             x = y
         return x, mask

@@ -43,6 +43,7 @@ class Embedding(Layer):
         self.mask_zero = bool(mask_zero)
         self._initialize = initializers.get(embeddings_initializer)
         self._ids: np.ndarray | None = None
+        self._looked_up = False
 
     def build(self, input_shape: Shape) -> None:
         self.add_weight("embeddings", self._initialize((self.input_dim, self.output_dim), generator()))
@@ -55,17 +56,32 @@ class Embedding(Layer):
         return np.not_equal(x, 0) if self.mask_zero else None
 
     def __call__(self, x: Any, mask: np.ndarray | None = None, training: bool = False) -> np.ndarray:
+        ids = self._take_ids(x, training)
+        return ops.embedding_forward(self.weights[0], ids)
+
+    def lookup(self, x: Any, training: bool = False) -> ops.Lookup:
+        """What a call gives, not carried out: for a recurrent layer, which needs fewer operations on it this way.
+
+        After a training lookup `backward` takes the table's gradient, as the recurrent layer gives it.
+        """
+        ids = self._take_ids(x, training, looked_up=True)
+        return ops.Lookup(self.weights[0], ids)
+
+    def _take_ids(self, x: Any, training: bool, looked_up: bool = False) -> np.ndarray:
         ids = token_ids(x)
         if not self.built:
             self.build((None, *ids.shape[1:]))
         if training:
-            self._ids = ids
-        return ops.embedding_forward(self.weights[0], ids)
+            self._ids, self._looked_up = ids, looked_up
+        return ids
 
     def backward(self, dy: np.ndarray) -> None:
         if self._ids is None:
             raise ValueError(f"{self.name}.backward: call the layer with training=True first")
-        ops.embedding_backward(self._ids, dy, self.grads[0])
+        if self._looked_up:
+            self.grads[0][...] = dy
+        else:
+            ops.embedding_backward(self._ids, dy, self.grads[0])
         return None
 
     def get_config(self) -> dict[str, Any]:

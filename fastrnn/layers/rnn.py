@@ -15,7 +15,7 @@ from fastrnn.layers.base import Layer, Shape
 from fastrnn.random import generator
 
 
-class _RNN(Layer):
+class RNN(Layer):
     """What LSTM and GRU have in common. `gates` and `states` count theirs."""
 
     gates: int
@@ -111,7 +111,7 @@ class _RNN(Layer):
         """The outputs of a batch of sequences, and the final states with `return_state`.
 
         Args:
-            x (batch, time, inputs): cast to the layer's dtype.
+            x (batch, time, inputs): cast to the layer's dtype; or an `ops.Lookup` of token ids.
             initial_state: [h, c] for LSTM, h or [h] for GRU, each (batch, units); None for zeros, or for the states
                 that the last call left with `stateful`.
             mask (batch, time): False where a step is skipped.
@@ -123,19 +123,23 @@ class _RNN(Layer):
         Raises:
             ValueError: a wrong shape.
         """
-        x = np.asarray(x, dtype=self.dtype)
-        if x.ndim != 3:
-            raise ValueError(f"{self.name}: x must have shape (batch, time, inputs), got {x.shape}")
+        if isinstance(x, ops.Lookup):
+            shape = (*x.ids.shape, x.table.shape[1])
+        else:
+            x = np.asarray(x, dtype=self.dtype)
+            shape = x.shape
+        if len(shape) != 3:
+            raise ValueError(f"{self.name}: x must have shape (batch, time, inputs), got {shape}")
         if not self.built:
-            self.build(x.shape)
-        x_mask, h_mask = self.draw_dropout_masks(len(x), x.shape[2]) if training else (None, None)
+            self.build(shape)
+        x_mask, h_mask = self.draw_dropout_masks(shape[0], shape[2]) if training else (None, None)
         W, U, *b = self.weights
         y, states, reserve = self._forward(
             x,
             W,
             U,
             b[0] if b else None,
-            *self._initial_states(initial_state, len(x)),
+            *self._initial_states(initial_state, shape[0]),
             mask=mask,
             dropout_mask=x_mask,
             recurrent_dropout_mask=h_mask,
@@ -158,7 +162,7 @@ class _RNN(Layer):
             dy: gradient of y, of its shape, or None for zero; dstates: those of the final states, [dh, dc] or [dh].
 
         Returns:
-            The gradient of x. Those of the weights are in `grads`, those of the initial states in `dinitial_state`.
+            The gradient of x, or of the table of a Lookup. Those of the weights are in `grads`, those of the initial states in `dinitial_state`.
         """
         if self._reserve is None:
             raise ValueError(f"{self.name}.backward: call the layer with training=True first")
@@ -225,7 +229,7 @@ class _RNN(Layer):
         return {**super().get_config(), **{name: getattr(self, name) for name in names.split()}}
 
 
-class LSTM(_RNN):
+class LSTM(RNN):
     """Long short-term memory, Keras' `LSTM` on fused kernels.
 
     Weights: kernel (inputs, 4*units), recurrent_kernel (units, 4*units), bias (4*units,); gates i, f, c, o.
@@ -269,7 +273,7 @@ class LSTM(_RNN):
         return {**super().get_config(), "unit_forget_bias": self.unit_forget_bias}
 
 
-class GRU(_RNN):
+class GRU(RNN):
     """Gated recurrent unit, Keras' `GRU` on fused kernels.
 
     Weights: kernel (inputs, 3*units), recurrent_kernel (units, 3*units), bias (2, 3*units), input and recurrent, or
