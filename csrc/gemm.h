@@ -38,33 +38,17 @@ static void gemm_pack(int64_t K, int64_t N, const REAL *RESTRICT B, int64_t k_st
     }
 }
 
-/* `columns` of the tile's vectors are real. start: NULL to begin from C, else one row to begin every row from. */
-INLINE void tile_load(const int rows, const int vectors, vreal acc[][2], int64_t columns, const REAL *C, int64_t ldc,
-                      const REAL *start) {
-    const int part = (int)(columns - (vectors - 1) * LANES);
+/* One tile, in whole vectors: C = start, or C where that is NULL, + A B. `rows` and `vectors` are constants wherever
+ * this is inlined. A[r,k] is at A[r * row_stride + k * k_stride]; `start` is one row for all. */
+INLINE void tile_multiply(const int rows, const int vectors, int64_t K, const REAL *A, int64_t row_stride,
+                          int64_t k_stride, const REAL *B, int64_t ldb, REAL *C, int64_t ldc, const REAL *start) {
+    vreal acc[TILE_ROWS][2];
 #pragma GCC unroll 12
     for (int r = 0; r < rows; r++) {
         const REAL *from = start ? start : C + r * ldc;
-        if (vectors == 2) acc[r][0] = vload(from);
-        acc[r][vectors - 1] = vload_n(from + (vectors - 1) * LANES, part);
+        acc[r][0] = vload(from);
+        if (vectors == 2) acc[r][1] = vload(from + LANES);
     }
-}
-
-INLINE void tile_store(const int rows, const int vectors, vreal acc[][2], int64_t columns, REAL *C, int64_t ldc) {
-    const int part = (int)(columns - (vectors - 1) * LANES);
-#pragma GCC unroll 12
-    for (int r = 0; r < rows; r++) {
-        if (vectors == 2) vstore(C + r * ldc, acc[r][0]);
-        vstore_n(C + r * ldc + (vectors - 1) * LANES, acc[r][vectors - 1], part);
-    }
-}
-
-/* rows and vectors are constants wherever this is inlined. A[r,k] is at A[r * row_stride + k * k_stride]. */
-INLINE void tile_multiply(const int rows, const int vectors, int64_t K, const REAL *A, int64_t row_stride,
-                          int64_t k_stride, const REAL *B, int64_t ldb, int64_t columns, REAL *C, int64_t ldc,
-                          const REAL *start) {
-    vreal acc[TILE_ROWS][2];
-    tile_load(rows, vectors, acc, columns, C, ldc, start);
     for (int64_t k = 0; k < K; k++) {
         const vreal b0 = vload(B + k * ldb);
         const vreal b1 = vectors == 2 ? vload(B + k * ldb + LANES) : b0;
@@ -75,21 +59,33 @@ INLINE void tile_multiply(const int rows, const int vectors, int64_t K, const RE
             if (vectors == 2) acc[r][1] = vfma(a, b1, acc[r][1]);
         }
     }
-    tile_store(rows, vectors, acc, columns, C, ldc);
+#pragma GCC unroll 12
+    for (int r = 0; r < rows; r++) {
+        vstore(C + r * ldc, acc[r][0]);
+        if (vectors == 2) vstore(C + r * ldc + LANES, acc[r][1]);
+    }
 }
 
 #define TILE_CASE(n)                                                                                                   \
     case n:                                                                                                            \
-        if (n <= most) tile_multiply(n, vectors, K, A, row_stride, k_stride, B, ldb, columns, C, ldc, start);          \
+        if (n <= most) tile_multiply(n, vectors, K, A, row_stride, k_stride, B, ldb, to, ldto, start);                 \
         break;
 
 /* A strip of C, M x (up to 2 vectors), tile by tile. The rows are dealt out so that no tile is left with one or two:
- * a short tile has too few chains in flight. */
+ * a short tile has too few chains in flight. At the matrix' edge, where only some columns of the vectors are real, a
+ * tile goes through memory of its own; B and start must be readable in whole vectors. */
 INLINE void strip_multiply(const int vectors, int64_t M, int64_t K, const REAL *A, int64_t row_stride, int64_t k_stride,
                            const REAL *B, int64_t ldb, int64_t columns, REAL *C, int64_t ldc, const REAL *start) {
     const int most = vectors == 1 ? TILE_ROWS : WIDE_TILE_ROWS;
+    const int edge = columns < vectors * LANES;
+    REAL own[TILE_ROWS * 2 * LANES];
+    if (edge) memset(own, 0, sizeof own);
     while (M > 0) {
         const int64_t tiles = (M + most - 1) / most, rows = (M + tiles - 1) / tiles;
+        REAL *to = edge ? own : C;
+        const int64_t ldto = edge ? vectors * LANES : ldc;
+        if (edge && !start)
+            for (int64_t r = 0; r < rows; r++) memcpy(own + r * ldto, C + r * ldc, (size_t)columns * sizeof(REAL));
         switch (rows) {
             TILE_CASE(1)
             TILE_CASE(2)
@@ -104,29 +100,30 @@ INLINE void strip_multiply(const int vectors, int64_t M, int64_t K, const REAL *
             TILE_CASE(11)
             TILE_CASE(12)
         }
+        if (edge)
+            for (int64_t r = 0; r < rows; r++) memcpy(C + r * ldc, own + r * ldto, (size_t)columns * sizeof(REAL));
         A += rows * row_stride, C += rows * ldc, M -= rows;
     }
 }
 
 /* B is rows [k0, k0 + K) of a packed matrix of packed_K rows. */
-static void gemm_packed(int64_t M, int64_t N, int64_t K, const REAL *A, int64_t lda, const REAL *packed,
-                        int64_t packed_K, int64_t k0, REAL *C, int64_t ldc, const REAL *start) {
+NOINLINE void gemm_packed(int64_t M, int64_t N, int64_t K, const REAL *A, int64_t lda, const REAL *packed,
+                          int64_t packed_K, int64_t k0, REAL *C, int64_t ldc, const REAL *start) {
     for (int64_t n = 0; n < N; n += 2 * LANES) {
         const REAL *panel = packed + n * packed_K, *s = start ? start + n : 0;
         if (N - n > LANES)
-            strip_multiply(2, M, K, A, lda, 1, panel + k0 * 2 * LANES, 2 * LANES, N - n < 2 * LANES ? N - n : 2 * LANES,
-                           C + n, ldc, s);
+            strip_multiply(2, M, K, A, lda, 1, panel + k0 * 2 * LANES, 2 * LANES, N - n, C + n, ldc, s);
         else
             strip_multiply(1, M, K, A, lda, 1, panel + k0 * LANES, LANES, N - n, C + n, ldc, s);
     }
 }
 
 /* B's rows are read in whole vectors: up to 2 * LANES - 1 elements after its last one must be readable. */
-static void gemm_transposed(int64_t M, int64_t N, int64_t K, const REAL *A, int64_t lda, const REAL *B, int64_t ldb,
-                            REAL *C, int64_t ldc) {
+NOINLINE void gemm_transposed(int64_t M, int64_t N, int64_t K, const REAL *A, int64_t lda, const REAL *B, int64_t ldb,
+                              REAL *C, int64_t ldc) {
     for (int64_t n = 0; n < N; n += 2 * LANES) {
         if (N - n > LANES)
-            strip_multiply(2, M, K, A, 1, lda, B + n, ldb, N - n < 2 * LANES ? N - n : 2 * LANES, C + n, ldc, 0);
+            strip_multiply(2, M, K, A, 1, lda, B + n, ldb, N - n, C + n, ldc, 0);
         else
             strip_multiply(1, M, K, A, 1, lda, B + n, ldb, N - n, C + n, ldc, 0);
     }

@@ -112,7 +112,7 @@ static int64_t lay_out(layer_plan *p, REAL *m) {
     if (p->backward) {
         p->Wt = take(m, &at, GH * packed_columns(I));
         p->Ut = take(m, &at, GH * packed_columns(H));
-        p->zeros = take(m, &at, larger(I, H));
+        p->zeros = take(m, &at, larger(I, H) + 2 * LANES);
     } else {
         p->W = take(m, &at, I * p->x_groups * packed_columns(GH / p->x_groups));
         p->U = take(m, &at, H * p->u_groups * packed_columns(GH / p->u_groups));
@@ -161,7 +161,7 @@ static void pack_weights(layer_plan *p) {
     if (p->backward) {
         gemm_pack(GH, I, W, 1, GH, p->Wt);
         gemm_pack(GH, H, U, 1, GH, p->Ut);
-        row_zero(p->zeros, larger(I, H));
+        row_zero(p->zeros, larger(I, H) + 2 * LANES);
         return;
     }
     pack_groups(I, GH, p->x_groups, W, p->W);

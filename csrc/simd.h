@@ -47,6 +47,12 @@ typedef REAL vreal_u __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(RE
  * and no vector crosses a call. */
 #define INLINE static inline __attribute__((always_inline))
 #define RESTRICT __restrict__
+/* The products have many tiles; a copy for every caller would only take long to compile. */
+#if defined(__clang__)
+#define NOINLINE static __attribute__((noinline))
+#else
+#define NOINLINE static __attribute__((noinline, noclone))
+#endif
 
 INLINE vreal vload(const REAL *p) { return *(const vreal_u *)p; }
 INLINE void vstore(REAL *p, vreal v) { *(vreal_u *)p = v; }
