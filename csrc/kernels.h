@@ -39,3 +39,7 @@ static void elementwise(int32_t function, int64_t n, const void *x, void *y) {
 }
 
 const frnn_kernels KERNELS = {forward, backward, reserve_size, elementwise};
+
+#if defined(FRNN_CLANG_TARGET)
+#pragma clang attribute pop
+#endif

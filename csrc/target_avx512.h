@@ -1,7 +1,8 @@
-/* From here on, functions are compiled for AVX512. */
+/* From here to the end of kernels.h, functions are compiled for AVX512. */
 #include "system.h"
 #if FRNN_X86
 #if defined(__clang__)
+#define FRNN_CLANG_TARGET
 #pragma clang attribute push(__attribute__((target("avx512f,avx2,fma"))), apply_to = function)
 #else
 #pragma GCC target("avx512f,avx2,fma")

@@ -13,6 +13,7 @@ import numpy as np
 from .backends import get_backend
 from .backends.contract import Call, Gradients, Reserve
 
+
 class Lookup(NamedTuple):
     """Token ids (B, T) and the table (V, I) to look them up in: stands for the inputs table[ids], without making them.
 
@@ -37,8 +38,7 @@ def _floats(name: str, value: Any, shape: tuple[int | None, ...], dtype: np.dtyp
             raise TypeError(f"{name} must be an array of float32 or float64, got {array.dtype}")
     # most shapes are known, and fit
     if array.shape != shape and (
-        array.ndim != len(shape)
-        or any(want not in (None, got) for want, got in zip(shape, array.shape, strict=True))
+        array.ndim != len(shape) or any(want not in (None, got) for want, got in zip(shape, array.shape, strict=True))
     ):
         expected = ", ".join("any" if n is None else str(n) for n in shape)
         raise ValueError(f"{name} must have shape ({expected}), got {array.shape}")

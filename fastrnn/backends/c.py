@@ -27,7 +27,7 @@ def isa_names() -> list[str]:
 
 def isa() -> str:
     """The instruction set in use."""
-    return _all_isas()[lib.frnn_isa_chosen()]
+    return _all_isas()[int(lib.frnn_isa_chosen())]
 
 
 def set_isa(name: str) -> None:
@@ -128,7 +128,9 @@ def _forward(cell: int, call: Call) -> tuple[np.ndarray, np.ndarray, np.ndarray 
     return y, hT, cT, Data(reserve, c_call, call.x)
 
 
-def _backward(call: Call, data: Data, dy: np.ndarray | None, dhT: np.ndarray | None, dcT: np.ndarray | None) -> Gradients:
+def _backward(
+    call: Call, data: Data, dy: np.ndarray | None, dhT: np.ndarray | None, dcT: np.ndarray | None
+) -> Gradients:
     # a copy of its own: backward may run in two threads at once
     c_call = ffi.new("frnn_call *", data.c_call[0])
     state_shape, dtype = call.state_shape, call.x.dtype
@@ -175,9 +177,7 @@ def gru_backward(call: Call, data: Any, dy: np.ndarray | None, dhT: np.ndarray |
 def embedding_forward(table: np.ndarray, ids: np.ndarray) -> np.ndarray:
     out = np.empty((*ids.shape, table.shape[1]), table.dtype)
     row_bytes = table.itemsize * table.shape[1]
-    bad = lib.frnn_gather(
-        _pointer(table), len(table), row_bytes, _pointer(ids), ids.itemsize, ids.size, _pointer(out)
-    )
+    bad = lib.frnn_gather(_pointer(table), len(table), row_bytes, _pointer(ids), ids.itemsize, ids.size, _pointer(out))
     if bad >= 0:
         raise IndexError(f"id at {bad}")
     return out

@@ -65,7 +65,7 @@ class Call:
     @property
     def time(self) -> int:
         """T."""
-        return (self.x if self.ids is None else self.ids).shape[1]
+        return int((self.x if self.ids is None else self.ids).shape[1])
 
     @property
     def y_shape(self) -> tuple[int, ...]:

@@ -162,7 +162,8 @@ class RNN(Layer):
             dy: gradient of y, of its shape, or None for zero; dstates: those of the final states, [dh, dc] or [dh].
 
         Returns:
-            The gradient of x, or of the table of a Lookup. Those of the weights are in `grads`, those of the initial states in `dinitial_state`.
+            The gradient of x, or of the table of a Lookup. Those of the weights are in `grads`, those of the initial
+            states in `dinitial_state`.
         """
         if self._reserve is None:
             raise ValueError(f"{self.name}.backward: call the layer with training=True first")
