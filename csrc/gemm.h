@@ -38,14 +38,23 @@ static void gemm_pack(int64_t K, int64_t N, const REAL *RESTRICT B, int64_t k_st
     }
 }
 
-/* One tile, in whole vectors: C = start, or C where that is NULL, + A B. `rows` and `vectors` are constants wherever
- * this is inlined. A[r,k] is at A[r * row_stride + k * k_stride]; `start` is one row for all. */
+/* What C's rows begin from: C itself where `from` is NULL; or that row, the same for all; or, where there are offsets,
+ * the row at from + offsets[r]. */
+typedef struct {
+    const REAL *from;
+    const int64_t *offsets;
+} gemm_start;
+
+static const gemm_start FROM_C = {NULL, NULL};
+
+/* One tile, in whole vectors: C = start + A B. `rows` and `vectors` are constants wherever this is inlined. A[r,k] is
+ * at A[r * row_stride + k * k_stride]. */
 INLINE void tile_multiply(const int rows, const int vectors, int64_t K, const REAL *A, int64_t row_stride,
-                          int64_t k_stride, const REAL *B, int64_t ldb, REAL *C, int64_t ldc, const REAL *start) {
+                          int64_t k_stride, const REAL *B, int64_t ldb, REAL *C, int64_t ldc, gemm_start start) {
     vreal acc[TILE_ROWS][2];
 #pragma GCC unroll 12
     for (int r = 0; r < rows; r++) {
-        const REAL *from = start ? start : C + r * ldc;
+        const REAL *from = !start.from ? C + r * ldc : start.offsets ? start.from + start.offsets[r] : start.from;
         acc[r][0] = vload(from);
         if (vectors == 2) acc[r][1] = vload(from + LANES);
     }
@@ -73,9 +82,9 @@ INLINE void tile_multiply(const int rows, const int vectors, int64_t K, const RE
 
 /* A strip of C, M x (up to 2 vectors), tile by tile. The rows are dealt out so that no tile is left with one or two:
  * a short tile has too few chains in flight. At the matrix' edge, where only some columns of the vectors are real, a
- * tile goes through memory of its own; B and start must be readable in whole vectors. */
+ * tile goes through memory of its own; B and what it starts from must be readable in whole vectors. */
 INLINE void strip_multiply(const int vectors, int64_t M, int64_t K, const REAL *A, int64_t row_stride, int64_t k_stride,
-                           const REAL *B, int64_t ldb, int64_t columns, REAL *C, int64_t ldc, const REAL *start) {
+                           const REAL *B, int64_t ldb, int64_t columns, REAL *C, int64_t ldc, gemm_start start) {
     const int most = vectors == 1 ? TILE_ROWS : WIDE_TILE_ROWS;
     const int edge = columns < vectors * LANES;
     REAL own[TILE_ROWS * 2 * LANES];
@@ -84,7 +93,7 @@ INLINE void strip_multiply(const int vectors, int64_t M, int64_t K, const REAL *
         const int64_t tiles = (M + most - 1) / most, rows = (M + tiles - 1) / tiles;
         REAL *to = edge ? own : C;
         const int64_t ldto = edge ? vectors * LANES : ldc;
-        if (edge && !start)
+        if (edge && !start.from)
             for (int64_t r = 0; r < rows; r++) memcpy(own + r * ldto, C + r * ldc, (size_t)columns * sizeof(REAL));
         switch (rows) {
             TILE_CASE(1)
@@ -103,18 +112,20 @@ INLINE void strip_multiply(const int vectors, int64_t M, int64_t K, const REAL *
         if (edge)
             for (int64_t r = 0; r < rows; r++) memcpy(C + r * ldc, own + r * ldto, (size_t)columns * sizeof(REAL));
         A += rows * row_stride, C += rows * ldc, M -= rows;
+        if (start.offsets) start.offsets += rows;
     }
 }
 
 /* B is rows [k0, k0 + K) of a packed matrix of packed_K rows. */
 NOINLINE void gemm_packed(int64_t M, int64_t N, int64_t K, const REAL *A, int64_t lda, const REAL *packed,
-                          int64_t packed_K, int64_t k0, REAL *C, int64_t ldc, const REAL *start) {
+                          int64_t packed_K, int64_t k0, REAL *C, int64_t ldc, gemm_start start) {
     for (int64_t n = 0; n < N; n += 2 * LANES) {
-        const REAL *panel = packed + n * packed_K, *s = start ? start + n : 0;
+        const REAL *panel = packed + n * packed_K;
         if (N - n > LANES)
-            strip_multiply(2, M, K, A, lda, 1, panel + k0 * 2 * LANES, 2 * LANES, N - n, C + n, ldc, s);
+            strip_multiply(2, M, K, A, lda, 1, panel + k0 * 2 * LANES, 2 * LANES, N - n, C + n, ldc, start);
         else
-            strip_multiply(1, M, K, A, lda, 1, panel + k0 * LANES, LANES, N - n, C + n, ldc, s);
+            strip_multiply(1, M, K, A, lda, 1, panel + k0 * LANES, LANES, N - n, C + n, ldc, start);
+        if (start.from) start.from += 2 * LANES;
     }
 }
 
@@ -123,9 +134,9 @@ NOINLINE void gemm_transposed(int64_t M, int64_t N, int64_t K, const REAL *A, in
                               REAL *C, int64_t ldc) {
     for (int64_t n = 0; n < N; n += 2 * LANES) {
         if (N - n > LANES)
-            strip_multiply(2, M, K, A, 1, lda, B + n, ldb, N - n, C + n, ldc, 0);
+            strip_multiply(2, M, K, A, 1, lda, B + n, ldb, N - n, C + n, ldc, FROM_C);
         else
-            strip_multiply(1, M, K, A, 1, lda, B + n, ldb, N - n, C + n, ldc, 0);
+            strip_multiply(1, M, K, A, 1, lda, B + n, ldb, N - n, C + n, ldc, FROM_C);
     }
 }
 

@@ -39,21 +39,21 @@ INLINE const REAL *candidate_mask(const layer_task *k, int64_t b, int64_t u) {
     return p->h_masked ? (const REAL *)p->call->h_mask + (2 * p->B + k->b0 + b) * p->H + u : NULL;
 }
 
-static void gru_step(const layer_task *k, int64_t s, REAL *slots, const REAL *h_before, REAL *h) {
+static void gru_step(const layer_task *k, int64_t s, int64_t s0, REAL *slots, const REAL *h_before, REAL *h) {
     const layer_plan *p = k->plan;
     const int64_t H = p->H, S = p->S, time = time_of(p, s);
     if (p->call->reset_after) {
-        states_multiply(k, 0, p->u_groups, h_before, slots);
+        states_multiply(k, 0, p->u_groups, s, s0, h_before, slots);
 #define UNIT(b, u, part) gru_unit(slots + b * S + u, H, h_before + b * H + u, h + b * H + u, part)
         FOR_UNITS(k, time, UNIT);
 #undef UNIT
     } else {
-        states_multiply(k, 0, 2, h_before, slots);
+        states_multiply(k, 0, 2, s, s0, h_before, slots);
 #define UNIT(b, u, part) gru_unit_reset(slots + b * S + u, H, h_before + b * H + u, candidate_mask(k, b, u), part)
         FOR_UNITS(k, time, UNIT);
 #undef UNIT
         /* q lies in slot 3 of each row; its dropout mask is in it already */
-        gemm_packed(k->n, H, H, slots + 3 * H, S, p->U + 2 * H * packed_columns(H), H, 0, slots, S, NULL);
+        gemm_packed(k->n, H, H, slots + 3 * H, S, p->U + 2 * H * packed_columns(H), H, 0, slots, S, FROM_C);
 #define UNIT(b, u, part) gru_unit_candidate(slots + b * S + u, H, h_before + b * H + u, h + b * H + u, part)
         FOR_UNITS(k, time, UNIT);
 #undef UNIT
@@ -75,7 +75,7 @@ static void gru_forward_task(void *plan, int64_t index) {
         for (int64_t s = s0; s < s0 + steps; s++, slots += k.n * p->S) {
             const REAL *h_before = training ? k.h + s * nH : hT;
             REAL *h = training && s < p->T - 1 ? k.h + (s + 1) * nH : hT;
-            gru_step(&k, s, slots, h_before, h);
+            gru_step(&k, s, s0, slots, h_before, h);
             output_store(&k, s, h);
         }
     }
@@ -121,7 +121,7 @@ static void gru_step_back(const layer_task *k, int64_t s, REAL *dslots) {
 #undef UNIT
     if (!reset_after) {
         REAL *dq = k->row;
-        gemm_packed(k->n, H, H, dslots, S, p->Ut, p->GH, 2 * H, dq, H, p->zeros);
+        gemm_packed(k->n, H, H, dslots, S, p->Ut, p->GH, 2 * H, dq, H, (gemm_start){p->zeros, NULL});
 #define UNIT(b, u, part)                                                                                               \
     gru_unit_reset_back(slots + b * S + u, H, h_before + b * H + u, candidate_mask(k, b, u), dq + b * H + u,           \
                         k->dh + b * H + u, dslots + b * S + u, part)

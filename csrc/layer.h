@@ -118,7 +118,7 @@ INLINE int64_t word_of(const layer_task *k, int64_t b, int64_t s) {
 static void slots_begin(const layer_plan *p, int64_t M, const REAL *x, int g, REAL *slots) {
     const int64_t N = p->GH / p->x_groups;
     gemm_packed(M, N, p->I, x, p->I, p->W + g * p->I * packed_columns(N), p->I, 0, slots + g * N, p->S,
-                p->bias + g * N);
+                (gemm_start){p->bias + g * N, NULL});
     if (p->u_slot && g == 0)
         for (int64_t m = 0; m < M; m++) row_copy(slots + m * p->S + p->GH, p->bias + p->GH, p->H);
 }
@@ -134,29 +134,34 @@ static void words_multiply(void *plan, int64_t index) {
     slots_begin(p, M, (const REAL *)p->call->x + v0 * p->I, 0, p->words + v0 * p->S);
 }
 
-/* The slots of a block of steps, before U's part. */
+/* The slots of a block of steps before U's part. With token ids, only where that part will begin from, and the slots
+ * that U does not see. */
 static void inputs_multiply(const layer_task *k, int64_t s0, int64_t steps, REAL *slots) {
     const layer_plan *p = k->plan;
-    if (p->call->ids) {
-        for (int64_t b = 0; b < k->n; b++)
-            for (int64_t s = s0; s < s0 + steps; s++)
-                row_copy(slots + ((s - s0) * k->n + b) * p->S, p->words + word_of(k, b, s) * p->S, p->S);
-        return;
-    }
-    for (int g = 0; g < p->x_groups; g++) {
+    for (int g = 0; g < p->x_groups && !p->call->ids; g++) {
         inputs_gather(k, s0, steps, w_gate(p, g));
         slots_begin(p, steps * k->n, k->x_block, g, slots);
     }
+    for (int64_t b = 0; b < k->n && p->call->ids; b++)
+        for (int64_t s = s0; s < s0 + steps; s++) {
+            const int64_t row = (s - s0) * k->n + b, from = word_of(k, b, s) * p->S;
+            k->word_rows[row] = from;
+            if (p->u_slot) row_copy(slots + row * p->S, p->words + from, p->u_slot);
+        }
 }
 
-/* slots of U's gates [first, last) += h U, for one step. Masks or not, each group has its own product. */
-static void states_multiply(const layer_task *k, int first, int last, const REAL *h, REAL *slots) {
+/* slots of U's gates [first, last) += h U, for step s of the block from s0 on. Masks or not, each group has its own
+ * product. */
+static void states_multiply(const layer_task *k, int first, int last, int64_t s, int64_t s0, const REAL *h,
+                            REAL *slots) {
     const layer_plan *p = k->plan;
     const int64_t H = p->H, N = p->GH / p->u_groups;
     for (int g = first; g < last; g++) {
+        const int64_t slot = p->u_slot + g * N;
+        const gemm_start words = {p->words + slot, k->word_rows + (s - s0) * k->n};
         if (p->h_masked) states_mask(k, 1, g, h, k->h_block);
-        gemm_packed(k->n, N, H, p->h_masked ? k->h_block : h, H, p->U + g * H * packed_columns(N), H, 0,
-                    slots + p->u_slot + g * N, p->S, NULL);
+        gemm_packed(k->n, N, H, p->h_masked ? k->h_block : h, H, p->U + g * H * packed_columns(N), H, 0, slots + slot,
+                    p->S, p->call->ids ? words : FROM_C);
     }
 }
 
@@ -166,11 +171,11 @@ static void dstates_multiply(const layer_task *k, int first, int last, const REA
     const int64_t H = p->H;
     const REAL *u_slots = dslots + p->u_slot;
     if (!p->h_masked) {
-        gemm_packed(k->n, H, (last - first) * H, u_slots + first * H, p->S, p->Ut, p->GH, first * H, k->dh, H, NULL);
+        gemm_packed(k->n, H, (last - first) * H, u_slots + first * H, p->S, p->Ut, p->GH, first * H, k->dh, H, FROM_C);
         return;
     }
     for (int g = first; g < last; g++) {
-        gemm_packed(k->n, H, H, u_slots + g * H, p->S, p->Ut, p->GH, g * H, k->row, H, p->zeros);
+        gemm_packed(k->n, H, H, u_slots + g * H, p->S, p->Ut, p->GH, g * H, k->row, H, (gemm_start){p->zeros, NULL});
         row_multiply_add(k->dh, k->row, (const REAL *)p->call->h_mask + (g * p->B + k->b0) * H, k->n * H);
     }
 }
@@ -186,7 +191,7 @@ static void dinputs_multiply(const layer_task *k, int64_t s0, int64_t steps, con
         return;
     }
     for (int g = 0; g < p->x_groups; g++) {
-        gemm_packed(M, I, N, dslots + g * N, p->S, p->Wt, p->GH, g * N, k->x_block, I, p->zeros);
+        gemm_packed(M, I, N, dslots + g * N, p->S, p->Wt, p->GH, g * N, k->x_block, I, (gemm_start){p->zeros, NULL});
         inputs_scatter(k, s0, steps, w_gate(p, g), g > 0);
     }
     for (int g = 0; g < p->x_groups; g++) {
@@ -304,7 +309,8 @@ static void words_reduce(void *plan, int64_t index) {
     const int64_t v0 = index * WORDS_PER_TASK, M = smaller(WORDS_PER_TASK, p->call->V - v0), GH = p->GH;
     REAL *sum = p->dwords + v0 * GH;
     for (int64_t task = 1; task < p->tasks; task++) row_add(sum, sum + task * p->per_task, M * GH);
-    gemm_packed(M, p->I, GH, sum, GH, p->Wt, GH, 0, (REAL *)p->call->dx + v0 * p->I, p->I, p->zeros);
+    gemm_packed(M, p->I, GH, sum, GH, p->Wt, GH, 0, (REAL *)p->call->dx + v0 * p->I, p->I,
+                (gemm_start){p->zeros, NULL});
 }
 
 /* For some columns: dW from the summed dwords, in the first task's place; the other tasks' dW are zero. */

@@ -45,7 +45,7 @@ static void lstm_forward_task(void *plan, int64_t index) {
         for (int64_t s = s0; s < s0 + steps; s++, slots += k.n * p->S) {
             const REAL *h_before = training ? k.h + s * nH : hT, *c_before = training ? k.c + s * nH : cT;
             REAL *h = training && s < p->T - 1 ? k.h + (s + 1) * nH : hT, *c = training ? k.c + (s + 1) * nH : cT;
-            states_multiply(&k, 0, p->u_groups, h_before, slots);
+            states_multiply(&k, 0, p->u_groups, s, s0, h_before, slots);
             lstm_step(&k, s, slots, h_before, c_before, h, c);
             output_store(&k, s, h);
         }

@@ -35,12 +35,13 @@ typedef struct {
     int h_masked;
     /* shared by the tasks */
     REAL *memory, *W_slots, *W, *U, *Wt, *Ut, *bias;
-    REAL *words; /* with token ids: (V, S), the slots that each word begins from */
+    REAL *words; /* with token ids: (V, S), the slots that each word's rows begin from */
     REAL *zeros; /* a row to begin products from */
     /* per task, `per_task` apart; the pointers are the first task's */
     int64_t per_task;
     REAL *x_block, *slots_block, *h_block, *dh, *dc, *dy_carry, *row, *dW, *dU, *db;
-    REAL *dwords; /* with token ids: (V, GH), the gradients of the slots that W sees, summed per word */
+    int64_t *word_rows; /* with token ids: (block, n), where in `words` each row begins */
+    REAL *dwords;       /* with token ids: (V, GH), the gradients of the slots that W sees, summed per word */
 } layer_plan;
 
 /* One task's view of the plan. */
@@ -50,6 +51,7 @@ typedef struct {
     REAL *x_block, *slots_block, *h_block; /* (block, n, I), (block, n, S), see h_operand */
     REAL *dh, *dc, *dy_carry, *row;        /* (n, H) */
     REAL *dW, *dU, *db;                    /* (I, GH), (H, GH), (S) in the order of the slots */
+    int64_t *word_rows;
     REAL *dwords;
     REAL *slots, *h, *c; /* the reserve's: (T, n, S), (T, n, H) before each step, (T + 1, n, H) */
 } layer_task;
@@ -118,13 +120,15 @@ static int64_t lay_out(layer_plan *p, REAL *m) {
         p->U = take(m, &at, H * p->u_groups * packed_columns(GH / p->u_groups));
     }
     const int64_t V = p->call->ids ? p->call->V : 0;
-    p->words = take(m, &at, p->backward ? 0 : V * S);
+    p->words = take(m, &at, p->backward || !V ? 0 : V * S + 2 * LANES);
     const int64_t shared = at;
     p->x_block = take(m, &at, V ? 0 : block_rows * I);
     /* gemm_transposed reads beyond the last row */
     p->slots_block = take(m, &at, p->backward || !training ? block_rows * S + 2 * LANES : 0);
     p->h_block = take(m, &at, p->h_masked ? (p->backward ? block_rows : p->rows * (GH / H)) * H : 0);
     p->row = take(m, &at, p->backward ? p->rows * H : 0);
+    const int64_t word_reals = block_rows * (int64_t)(sizeof(int64_t) / sizeof(REAL));
+    p->word_rows = (int64_t *)take(m, &at, p->backward || !V ? 0 : word_reals);
     if (p->backward) {
         p->dh = take(m, &at, p->rows * H);
         p->dc = take(m, &at, p->rows * H);
@@ -206,6 +210,7 @@ static layer_task task_make(const layer_plan *p, int64_t index) {
     layer_task k = {.plan = p, .b0 = b0, .n = n};
     k.x_block = p->x_block + off, k.slots_block = p->slots_block + off, k.h_block = p->h_block + off;
     k.row = p->row + off;
+    k.word_rows = (int64_t *)((REAL *)p->word_rows + off);
     if (p->backward) {
         k.dh = p->dh + off, k.dc = p->dc + off, k.dy_carry = p->dy_carry + off;
         k.dW = p->dW + off, k.dU = p->dU + off, k.db = p->db + off, k.dwords = p->dwords + off;
