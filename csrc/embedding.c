@@ -7,6 +7,18 @@ static inline int64_t id_at(const void *ids, int32_t id_bytes, int64_t n) {
     return id_bytes == 4 ? ((const int32_t *)ids)[n] : ((const int64_t *)ids)[n];
 }
 
+int64_t frnn_find_bad_id(const void *ids, int32_t id_bytes, int64_t n, int64_t rows) {
+    /* first whether there is any, without a branch an id; as unsigned, a negative one is too large as well */
+    int bad = 0;
+    if (id_bytes == 4)
+        for (int64_t k = 0; k < n; k++) bad |= (uint32_t)((const int32_t *)ids)[k] >= (uint64_t)rows;
+    else
+        for (int64_t k = 0; k < n; k++) bad |= (uint64_t)((const int64_t *)ids)[k] >= (uint64_t)rows;
+    if (!bad) return -1;
+    for (int64_t k = 0;; k++)
+        if ((uint64_t)id_at(ids, id_bytes, k) >= (uint64_t)rows) return k;
+}
+
 int64_t frnn_gather(const void *table, int64_t rows, int64_t row_bytes, const void *ids, int32_t id_bytes, int64_t n,
                     void *out) {
     for (int64_t k = 0; k < n; k++) {

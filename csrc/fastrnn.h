@@ -54,6 +54,9 @@ int64_t frnn_reserve_size(const frnn_call *call);
 int frnn_forward(const frnn_call *call);
 int frnn_backward(const frnn_call *call);
 
+/* -1, or the place of the first id outside [0, rows). */
+int64_t frnn_find_bad_id(const void *ids, int32_t id_bytes, int64_t n, int64_t rows);
+
 /* Both check the ids as they go: they give -1, or the place of the first id outside [0, rows); then out is undefined.
  * id_bytes is 4 or 8, ids are signed.
  *   gather:      out[n] = table[ids[n]], rows of row_bytes

@@ -110,8 +110,6 @@ def _call(
     batch, time, inputs = shape
     if 0 in shape:
         raise ValueError(f"x must have at least one sample, time step and input, got shape {shape}")
-    if ids is not None and (ids.min() < 0 or ids.max() >= len(x)):
-        raise _out_of_range(ids, len(x))
     dtype = x.dtype
     U = _floats("U", U, (None, None), dtype)
     units = len(U)
@@ -208,7 +206,10 @@ def lstm_forward(
         reset_after=False,
     )
     module = get_backend(backend)
-    y, hT, cT, data = module.lstm_forward(call)
+    try:
+        y, hT, cT, data = module.lstm_forward(call)
+    except IndexError:
+        raise _out_of_range(x.ids, len(x.table)) from None
     return y, hT, cT, Reserve("LSTM", module, call, data) if training else None
 
 
@@ -274,7 +275,10 @@ def gru_forward(
         reset_after=reset_after,
     )
     module = get_backend(backend)
-    y, hT, data = module.gru_forward(call)
+    try:
+        y, hT, data = module.gru_forward(call)
+    except IndexError:
+        raise _out_of_range(x.ids, len(x.table)) from None
     return y, hT, Reserve("GRU", module, call, data) if training else None
 
 
@@ -333,7 +337,7 @@ def embedding_backward(ids: Any, dy: Any, out: np.ndarray, *, backend: str | Non
         raise _out_of_range(array, len(out)) from None
 
 
-def _out_of_range(ids: np.ndarray, rows: int) -> ValueError:
-    flat = ids.reshape(-1)
+def _out_of_range(ids: Any, rows: int) -> ValueError:
+    flat = np.asarray(ids).reshape(-1)
     place = int(np.flatnonzero((flat < 0) | (flat >= rows))[0])
     return ValueError(f"token ids must be in [0, {rows}), got {flat[place]} at flat index {place}")

@@ -26,7 +26,7 @@ class Call:
 
     Attributes:
         x (B, T, I) inputs; W (I, G*H) kernel; U (H, G*H) recurrent kernel; all float32 or all float64.
-        ids: (B, T) int32 or int64 token ids, within range; then x is a table (V, I), and the inputs are x[ids]; dx is
+        ids: (B, T) int32 or int64 token ids; then x is a table (V, I), and the inputs are x[ids]; dx is
             then the table's gradient. None: x is the inputs themselves.
         b: (G*H,) bias, for GRU with reset_after (2, G*H): input and recurrent bias; None without bias.
         h0, c0: (B, H) initial states, None for zeros; c0 for LSTM only.

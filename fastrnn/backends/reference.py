@@ -68,7 +68,7 @@ class _Steps:
     def __init__(self, call: Call) -> None:
         self.call = call
         self.B, self.T = call.batch, call.time
-        self.inputs = call.x if call.ids is None else call.x[call.ids]
+        self.inputs = call.x if call.ids is None else embedding_forward(call.x, call.ids)
         self.H = call.U.shape[0]
         self.G = call.U.shape[1] // self.H
         self.W = self.gates(call.W)
