@@ -123,7 +123,8 @@ static void slots_begin(const layer_plan *p, int64_t M, const REAL *x, int g, RE
         for (int64_t m = 0; m < M; m++) row_copy(slots + m * p->S + p->GH, p->bias + p->GH, p->H);
 }
 
-enum { WORDS_PER_TASK = 128 };
+/* Large enough that a small vocabulary, as one task, needs no other thread. */
+enum { WORDS_PER_TASK = 1024, PANELS_PER_TASK = 8 };
 
 static int64_t word_tasks(const layer_plan *p) { return (p->call->V + WORDS_PER_TASK - 1) / WORDS_PER_TASK; }
 
@@ -316,13 +317,14 @@ static void words_reduce(void *plan, int64_t index) {
 /* For some columns: dW from the summed dwords, in the first task's place; the other tasks' dW are zero. */
 static void words_weights(void *plan, int64_t index) {
     const layer_plan *p = plan;
-    const int64_t n0 = index * 2 * LANES, N = smaller(2 * LANES, p->GH - n0);
+    const int64_t columns = PANELS_PER_TASK * 2 * LANES, n0 = index * columns, N = smaller(columns, p->GH - n0);
     gemm_transposed(p->I, N, p->call->V, p->call->x, p->I, p->dwords + n0, p->GH, p->dW + n0, p->GH);
 }
 
 static void words_gradients(layer_plan *p) {
     frnn_parallel(word_tasks(p), words_reduce, p);
-    frnn_parallel((p->GH + 2 * LANES - 1) / (2 * LANES), words_weights, p);
+    const int64_t columns = PANELS_PER_TASK * 2 * LANES;
+    frnn_parallel((p->GH + columns - 1) / columns, words_weights, p);
 }
 
 static void weight_gradients(const layer_plan *p) {

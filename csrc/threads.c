@@ -44,7 +44,7 @@ static void restore_denormals(fp_state before) { (void)before; }
 #endif
 
 #define MAX_WORKERS 255
-#define SPIN_NANOSECONDS 200000
+#define SPIN_NANOSECONDS 500000
 
 typedef struct {
     void (*task)(void *, int64_t);
