@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from contender import CONTENDERS, LENGTH, build
 
 HERE = Path(__file__).parent
+REST_SECONDS = 0.3
 ROWS: list[str] = []
 
 
@@ -43,6 +45,8 @@ class Contender:
 
     def train(self, steps: int) -> float:
         """Trains and gives the seconds per step."""
+        # every contender alike: threads of the one before may still be winding down
+        time.sleep(REST_SECONDS)
         assert self.process.stdin is not None
         self.process.stdin.write(f"{steps}\n")
         self.process.stdin.flush()

@@ -14,9 +14,9 @@ import pytest
 from conftest import Contender, add_row
 from contender import MODELS
 
-ROUNDS = 9
-STEPS = 300
-PEER_STEPS = 40
+ROUNDS = 11
+STEPS = 600
+PEER_STEPS = 30
 
 
 @pytest.mark.parametrize("contenders", MODELS, indirect=True, ids=str)
