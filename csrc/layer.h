@@ -148,6 +148,8 @@ static void inputs_multiply(const layer_task *k, int64_t s0, int64_t steps, REAL
             const int64_t row = (s - s0) * k->n + b, from = word_of(k, b, s) * p->S;
             k->word_rows[row] = from;
             if (p->u_slot) row_copy(slots + row * p->S, p->words + from, p->u_slot);
+            /* masked rows get no q, and backward multiplies theirs by zero: it must be a number */
+            if (p->u_slot && !p->call->reset_after) row_zero(slots + row * p->S + p->GH, p->H);
         }
 }
 

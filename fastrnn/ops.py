@@ -328,9 +328,12 @@ def embedding_forward(table: np.ndarray, ids: Any, *, backend: str | None = None
 def embedding_backward(ids: Any, dy: Any, out: np.ndarray, *, backend: str | None = None) -> None:
     """out (V, D), C-contiguous, = the gradient of the table, from dy, that of embedding_forward(table, ids)."""
     array = _token_ids(ids)
-    dy = _floats("dy", dy, (*array.shape, out.shape[1]), out.dtype)
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out must be an array, got {type(out).__name__}")
+    _floats("out", out, (None, None), None)
     if not (out.flags.c_contiguous and out.flags.writeable):
         raise ValueError("out must be a C-contiguous array that can be written to")
+    dy = _floats("dy", dy, (*array.shape, out.shape[1]), out.dtype)
     try:
         get_backend(backend).embedding_backward(array, dy, out)
     except IndexError:

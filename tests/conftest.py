@@ -6,6 +6,7 @@ import os
 import zlib
 from collections.abc import Iterator
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,3 +55,25 @@ def rng(request: pytest.FixtureRequest) -> np.random.Generator:
     seed = zlib.crc32(request.node.nodeid.encode())
     set_seed(seed)
     return np.random.default_rng(seed)
+
+
+class PoisonedNumpy:
+    """numpy whose fresh memory is NaN: a backend that forgets to write an output is seen."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+    @staticmethod
+    def empty(shape: Any, dtype: Any) -> np.ndarray:
+        return np.full(shape, np.nan, dtype)
+
+    @staticmethod
+    def empty_like(array: np.ndarray) -> np.ndarray:
+        return np.full_like(array, np.nan)
+
+
+@pytest.fixture
+def poisoned(backend: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    module = fr.backends.get_backend(backend)
+    monkeypatch.setattr(module, "np", PoisonedNumpy())
+    return backend

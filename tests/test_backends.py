@@ -38,28 +38,6 @@ SHAPES = [
 ]
 
 
-class PoisonedNumpy:
-    """numpy whose fresh memory is NaN: a backend that forgets to write an output is seen."""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(np, name)
-
-    @staticmethod
-    def empty(shape: Any, dtype: Any) -> np.ndarray:
-        return np.full(shape, np.nan, dtype)
-
-    @staticmethod
-    def empty_like(array: np.ndarray) -> np.ndarray:
-        return np.full_like(array, np.nan)
-
-
-@pytest.fixture
-def poisoned(backend: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    module = fr.backends.get_backend(backend)
-    monkeypatch.setattr(module, "np", PoisonedNumpy())
-    return backend
-
-
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("cell", CELLS)

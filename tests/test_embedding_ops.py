@@ -52,3 +52,12 @@ def test_ids_of_a_wrong_kind(any_backend: str) -> None:
 
 def test_no_ids(any_backend: str) -> None:
     assert embedding_forward(np.ones((3, 2), np.float32), np.zeros((0, 4), int), backend=any_backend).shape == (0, 4, 2)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.int8, np.int64, ">f4"])
+def test_a_gradient_of_a_wrong_type(any_backend: str, dtype: Any) -> None:
+    out = np.zeros((50, 16), dtype)
+    with pytest.raises(TypeError, match="out must be an array of float32 or float64"):
+        embedding_backward(np.arange(50), np.ones((50, 16), dtype), out, backend=any_backend)
+    with pytest.raises(TypeError, match="out must be an array, got list"):
+        embedding_backward([0], np.ones((1, 2)), [[0.0, 0.0]], backend=any_backend)  # type: ignore[arg-type]

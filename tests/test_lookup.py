@@ -11,19 +11,24 @@ import fastrnn as fr
 from cases import CELLS, OPTIONS, assert_close, make_case
 from fastrnn.ops import Lookup, embedding_backward
 
-# fewer words than tokens, as many, more; more than one task of words
-WORDS = [1, 5, 60, 300]
+# (words, shape): fewer words than half the tokens, more, more than the tokens; more than one task of words, of which
+# each has 1024
+SHAPE = (37, 20, 6, 11)
+WORDS = [(1, SHAPE), (5, SHAPE), (60, SHAPE), (371, SHAPE), (900, SHAPE), (1500, (80, 50, 6, 11))]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("words", WORDS)
+@pytest.mark.parametrize(("words", "shape"), WORDS)
 @pytest.mark.parametrize("options", ["plain", "no_bias", "mask_backwards", "dropout", "both_dropouts", "all_zero_last"])
 @pytest.mark.parametrize("cell", CELLS)
-def test_values_and_gradients(backend: str, cell: str, options: str, words: int, dtype: Any) -> None:
-    case = make_case(cell, (37, 20, 6, 11), dtype, seed=50, **OPTIONS[options])
+def test_values_and_gradients(
+    poisoned: str, cell: str, options: str, words: int, shape: tuple[int, int, int, int], dtype: Any
+) -> None:
+    backend = poisoned
+    case = make_case(cell, shape, dtype, seed=50, **OPTIONS[options])
     rng = np.random.default_rng(words)
     table = rng.normal(size=(words, 6)).astype(dtype)
-    ids = rng.integers(0, words, (37, 20)).astype(np.int32 if words % 2 else np.int64)
+    ids = rng.integers(0, words, shape[:2]).astype(np.int32 if words % 2 else np.int64)
     want = case.with_inputs(x=table[ids]).run("reference")
     dtable = np.empty_like(table)
     embedding_backward(ids, want["dx"], dtable, backend="reference")
@@ -38,8 +43,9 @@ def test_values_and_gradients(backend: str, cell: str, options: str, words: int,
 
 def test_any_number_of_threads() -> None:
     rng = np.random.default_rng(0)
-    case = make_case("gru", (130, 9, 5, 7), np.float32, seed=51)
-    case = case.with_inputs(x=Lookup(rng.normal(size=(400, 5)).astype(np.float32), rng.integers(0, 400, (130, 9))))
+    case = make_case("gru", (130, 30, 5, 7), np.float32, seed=51)
+    table, ids = rng.normal(size=(1500, 5)).astype(np.float32), rng.integers(0, 1500, (130, 30))
+    case = case.with_inputs(x=Lookup(table, ids))  # type: ignore[arg-type]
     threads = fr.get_num_threads()
     try:
         results = []
@@ -51,6 +57,17 @@ def test_any_number_of_threads() -> None:
     for result in results[1:]:
         for name, array in result.items():
             np.testing.assert_array_equal(array, results[0][name])
+
+
+def test_ids_that_change_before_backward(backend: str) -> None:
+    """The ids are not copied; whatever is in their place by then, nothing outside the table is touched."""
+    ids = np.ones((64, 20), np.int32)
+    *_, reserve = fr.lstm_forward(
+        Lookup(np.ones((5, 3)), ids), np.ones((3, 8)), np.ones((2, 8)), return_sequences=False, backend=backend
+    )
+    ids[:] = -1_000_000
+    with pytest.raises((ValueError, IndexError)):
+        fr.lstm_backward(reserve, np.ones((64, 2)))
 
 
 @pytest.mark.parametrize(

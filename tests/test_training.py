@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import fastrnn as fr
 from fastrnn.layers.base import Layer
 from fastrnn.layers.dense import Dense
 from fastrnn.layers.dropout import Dropout
@@ -371,3 +372,23 @@ def test_summary_before_and_after_building(capsys):
     assert 'Model: "m"' in out
     assert "│ e (Embedding) │ (None, 3, 4) │      40 │" in out
     assert " Total params: 50 (200.00 B)" in out
+
+
+def test_more_than_one_output_is_refused():
+    model = Sequential([Embedding(5, 2), fr.LSTM(3, return_state=True, name="two"), Dense(1)])
+    with pytest.raises(ValueError, match="two has return_state=True, but a layer here must give one output"):
+        model.build((None, 4))
+
+
+def test_models_that_share_layers_see_each_others_changes(rng):
+    shared = Embedding(6, 3)
+    first, second = (Sequential([shared, MeanOverTime(), Dense(units)]) for units in (1, 2))
+    x = rng.integers(0, 6, (16, 4))
+    for model in (first, second):
+        model.build((None, 4))
+        model.compile("sgd", "mse")
+    second.fit(x, rng.standard_normal((16, 2)), verbose=0)
+    np.testing.assert_array_equal(first.get_weights()[0], shared.weights[0])
+    first.set_weights([np.zeros_like(w) for w in first.get_weights()])
+    assert not shared.weights[0].any()
+    assert not second.get_weights()[0].any()

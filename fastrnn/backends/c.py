@@ -94,9 +94,18 @@ def _run(function: Any, c_call: Any) -> None:
         raise MemoryError("fastrnn's C kernels could not allocate their working memory")
 
 
+def _bad_id(ids: np.ndarray, rows: int) -> int:
+    """The place of the first id outside the table, or -1."""
+    return int(lib.frnn_find_bad_id(_pointer(ids), ids.itemsize, ids.size, rows))
+
+
 def _check_found(bad: int) -> None:
     if bad >= 0:
         raise IndexError(f"the token id at {bad} is not in the table")
+
+
+# A task's sums per word should stay in its share of the cache, and there may be 16 tasks.
+MAX_WORD_REALS = 1 << 20
 
 
 def _by_word(call: Call) -> bool:
@@ -104,14 +113,17 @@ def _by_word(call: Call) -> bool:
 
     Dropout of the inputs differs from sample to sample, so then no product can be shared.
     """
-    return call.ids is not None and call.x_mask is None and 2 * len(call.x) <= call.ids.size
+    if call.ids is None or call.x_mask is not None:
+        return False
+    words = len(call.x)
+    return 2 * words <= call.ids.size and words * call.W.shape[1] <= MAX_WORD_REALS
 
 
 def _forward(cell: int, call: Call) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, Any]:
     if call.ids is not None and not _by_word(call):
         call = replace(call, x=embedding_forward(call.x, call.ids), ids=None)
     elif call.ids is not None:
-        _check_found(lib.frnn_find_bad_id(_pointer(call.ids), call.ids.itemsize, call.ids.size, len(call.x)))
+        _check_found(_bad_id(call.ids, len(call.x)))
     c_call = _c_call(cell, call)
     state_shape, dtype = call.state_shape, call.x.dtype
     y, hT = np.empty(call.y_shape, dtype), np.empty(state_shape, dtype)
@@ -129,6 +141,8 @@ def _forward(cell: int, call: Call) -> tuple[np.ndarray, np.ndarray, np.ndarray 
 def _backward(
     call: Call, data: Data, dy: np.ndarray | None, dhT: np.ndarray | None, dcT: np.ndarray | None
 ) -> Gradients:
+    if call.ids is not None and data.x is call.x and _bad_id(call.ids, len(call.x)) >= 0:
+        raise ValueError("token ids were changed since the forward call, and are now outside the table")
     # a copy of its own: backward may run in two threads at once
     c_call = ffi.new("frnn_call *", data.c_call[0])
     state_shape, dtype = call.state_shape, call.x.dtype

@@ -102,12 +102,17 @@ def load_weights(model: Sequential, path: str | os.PathLike[str]) -> None:
         values = [_read_layer(file, key, layer) for key, layer in keyed]
         optimizer = model.optimizer
         state = None if optimizer is None else _read_optimizer(file, optimizer)
-    for (_, layer), arrays in zip(keyed, values, strict=True):
-        layer.set_weights(arrays)
     if optimizer is not None and state is not None:
-        optimizer.iterations, optimizer.learning_rate = int(state[0]), float(state[1])
+        before = optimizer.iterations
+        try:
+            optimizer.iterations, optimizer.learning_rate = int(state[0]), float(state[1])
+        except ValueError as error:
+            optimizer.iterations = before
+            raise ValueError(f"load_weights: {file_path} holds no usable optimizer state: {error}") from error
         for mine, new in zip(optimizer.slot_variables(), state[2:], strict=True):
             mine[...] = new
+    for (_, layer), arrays in zip(keyed, values, strict=True):
+        layer.set_weights(arrays)
 
 
 def _h5py() -> Any:

@@ -61,6 +61,10 @@ class Chain(Layer):
         shape: Shape = (None, *input_shape[1:])
         self.output_shapes = []
         for layer in self.layers:
+            if getattr(layer, "return_state", False):
+                raise ValueError(
+                    f"{self.name}.build: {layer.name} has return_state=True, but a layer here must give one output"
+                )
             if not layer.built:
                 layer.build(shape)
             shape = layer.compute_output_shape(shape)
@@ -87,6 +91,14 @@ class Chain(Layer):
         """Takes the parameters back into this chain's block if another chain, sharing layers, took them away."""
         if any(w.base is not self.flat_weights for layer in self.layers for w in layer.weights):
             self._lay_out()
+
+    def get_weights(self) -> list[np.ndarray]:
+        self.ensure_layout()
+        return super().get_weights()
+
+    def set_weights(self, weights: Sequence[np.ndarray]) -> None:
+        self.ensure_layout()
+        super().set_weights(weights)
 
     def rebind(self, weights: Sequence[np.ndarray], grads: Sequence[np.ndarray]) -> None:
         start = 0

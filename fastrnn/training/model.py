@@ -207,6 +207,7 @@ class Sequential(Chain):
         return self._logs(total / seen), done
 
     def _train_step(self, batch: Data) -> float:
+        self.ensure_layout()  # a callback may have used another model that shares layers
         p, logits, mask = self._forward(batch.x, training=True)
         loss, gradient = self._loss(batch, p, logits, mask)
         if self._head is None:
