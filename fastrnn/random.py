@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import numpy as np
 
@@ -31,3 +32,10 @@ def generator(seed: int | None = None) -> np.random.Generator:
     with _lock:
         child = _root.spawn(1)[0]
     return np.random.default_rng(child)
+
+
+def dropout_mask(rng: np.random.Generator, rate: float, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Factors for inverted dropout: 0 with probability `rate`, which is below 1, else 1 / (1 - rate)."""
+    keep = rng.random(shape, dtype=np.float32) >= rate
+    mask: np.ndarray = np.multiply(keep, 1.0 / (1.0 - rate), dtype=dtype)
+    return mask

@@ -8,7 +8,7 @@ import numpy as np
 
 from fastrnn.layers.arguments import real
 from fastrnn.layers.base import Layer
-from fastrnn.random import generator
+from fastrnn.random import dropout_mask, generator
 
 
 class Dropout(Layer):
@@ -32,9 +32,7 @@ class Dropout(Layer):
         """What an input of `shape` is multiplied with in the next training call: 0 or 1 / (1 - rate)."""
         if self.rate == 1.0:
             return np.zeros(shape, self.dtype)
-        keep = self._rng.random(shape, dtype=np.float32) >= self.rate
-        scale: np.ndarray = np.multiply(keep, 1.0 / (1.0 - self.rate), dtype=self.dtype)
-        return scale
+        return dropout_mask(self._rng, self.rate, shape, self.dtype)
 
     def __call__(self, x: Any, mask: np.ndarray | None = None, training: bool = False) -> np.ndarray:
         array: np.ndarray = np.asarray(x)

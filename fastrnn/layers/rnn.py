@@ -12,7 +12,7 @@ from fastrnn.backends.contract import Gradients, Reserve
 from fastrnn.layers import initializers
 from fastrnn.layers.arguments import integer, real
 from fastrnn.layers.base import Layer, Shape
-from fastrnn.random import generator
+from fastrnn.random import dropout_mask, generator
 
 
 class RNN(Layer):
@@ -217,10 +217,7 @@ class RNN(Layer):
         return x_mask, self._draw(self.recurrent_dropout, (*per_gate, batch, self.units))
 
     def _draw(self, rate: float, shape: tuple[int, ...]) -> np.ndarray | None:
-        if not rate:
-            return None
-        keep = self._rng.random(shape, dtype=np.float32) >= rate
-        return np.multiply(keep, 1.0 / (1.0 - rate), dtype=self.dtype)
+        return dropout_mask(self._rng, rate, shape, self.dtype) if rate else None
 
     def get_config(self) -> dict[str, Any]:
         names = (
