@@ -176,11 +176,11 @@ static int64_t lay_out(layer_plan *p, REAL *m) {
 /* -- packing the weights --------------------------------------------------------------------------------------------
  */
 
-/* A member's share of N columns, in whole vectors: [*from, *to). */
-static void share(int64_t N, int64_t member, int64_t members, int64_t *from, int64_t *to) {
-    const int64_t vectors = (N + LANES - 1) / LANES;
-    *from = smaller(N, vectors * member / members * LANES);
-    *to = smaller(N, vectors * (member + 1) / members * LANES);
+/* A share of N columns, in whole panels of packed matrices: [*from, *to). */
+static void share(int64_t N, int64_t index, int64_t shares, int64_t *from, int64_t *to) {
+    const int64_t panels = (N + 2 * LANES - 1) / (2 * LANES);
+    *from = smaller(N, panels * index / shares * 2 * LANES);
+    *to = smaller(N, panels * (index + 1) / shares * 2 * LANES);
 }
 
 static void pack_bias(const layer_plan *p) {
@@ -245,7 +245,7 @@ static int plan_make(layer_plan *p, const frnn_call *call, int backward) {
     p->block = larger(BLOCK_REALS / (p->rows * (p->I + p->S)), BLOCK_ROWS / p->rows);
     p->block = larger(1, smaller(p->T, p->block));
     p->threads = work < SMALL_WORK ? 1 : frnn_get_threads();
-    p->members = team ? smaller(p->threads, (p->H + LANES - 1) / LANES) : 1;
+    p->members = team ? smaller(p->threads, (p->H + 2 * LANES - 1) / (2 * LANES)) : 1;
     const int64_t size = lay_out(p, NULL);
     void *memory = NULL;
     if (posix_memalign(&memory, 64, (size_t)size * sizeof(REAL))) return -1;
