@@ -67,6 +67,12 @@ static void gates_pack(int64_t K, int64_t H, int gates, int first, int64_t colum
     }
 }
 
+/* The panel of `width` columns to take where a walk from `first` to `last` has come to `at`: forwards in one step and
+ * backwards in the next, so that of weights larger than a cache the part used last is used again before it is gone. */
+INLINE int64_t sweep(int64_t at, int64_t first, int64_t last, int64_t width, int64_t step) {
+    return step & 1 ? first + (last - 1 - first) / width * width - (at - first) : at;
+}
+
 /* -- tiles ----------------------------------------------------------------------------------------------------------
  */
 
@@ -206,8 +212,9 @@ INLINE void strip_multiply(const int vectors, int64_t M, int64_t K, const REAL *
 /* B is rows [k0, k0 + K) of a packed matrix of packed_K rows; C = A B where `zeros`, two vectors of them, is given,
  * else C += A B. */
 NOINLINE void gemm_packed(int64_t M, int64_t N, int64_t K, const REAL *A, int64_t lda, const REAL *packed,
-                          int64_t packed_K, int64_t k0, REAL *C, int64_t ldc, const REAL *zeros) {
-    for (int64_t n = 0; n < N; n += 2 * LANES) {
+                          int64_t packed_K, int64_t k0, REAL *C, int64_t ldc, const REAL *zeros, int64_t step) {
+    for (int64_t j = 0; j < N; j += 2 * LANES) {
+        const int64_t n = sweep(j, 0, N, 2 * LANES, step);
         const REAL *panel = packed + n * packed_K;
         if (N - n > LANES)
             strip_multiply(2, M, K, A, lda, 1, panel + k0 * 2 * LANES, 2 * LANES, N - n, C + n, ldc, zeros);

@@ -65,7 +65,7 @@ static void gru_step(const layer_task *k, int64_t s, REAL *slots, const REAL *h_
 #undef ROW
     meet(k);
     /* q lies in slot 3 of each row; its dropout mask is in it already */
-    gemm_packed(k->n, k->u1 - k->u0, H, slots + 3 * H, S, p->Uc + k->u0 * H, H, 0, slots + k->u0, S, NULL);
+    gemm_packed(k->n, k->u1 - k->u0, H, slots + 3 * H, S, p->Uc + k->u0 * H, H, 0, slots + k->u0, S, NULL, s);
 #define UNIT(b, u, part) gru_unit_candidate(slots + b * S + u, H, h_before + b * H + u, h + b * H + u, part)
     FOR_UNITS(k, time, UNIT);
 #undef UNIT
@@ -138,7 +138,8 @@ static void gru_step_back(const layer_task *k, int64_t s, REAL *dslots) {
     if (!reset_after) {
         REAL *dq = k->row;
         meet(k);
-        gemm_packed(k->n, k->u1 - k->u0, H, dslots, lds, p->Ut + k->u0 * p->GH, p->GH, 2 * H, dq + k->u0, H, p->zeros);
+        gemm_packed(k->n, k->u1 - k->u0, H, dslots, lds, p->Ut + k->u0 * p->GH, p->GH, 2 * H, dq + k->u0, H, p->zeros,
+                    s);
 #define UNIT(b, u, part)                                                                                               \
     gru_unit_reset_back(slots + b * S + u, H, h_before + b * H + u, candidate_mask(k, b, u), dq + b * H + u,           \
                         k->dh + b * H + u, dslots + b * lds + u, part)
@@ -146,7 +147,7 @@ static void gru_step_back(const layer_task *k, int64_t s, REAL *dslots) {
 #undef UNIT
     }
     meet(k);
-    dstates_multiply(k, 0, reset_after ? 3 : 2, dslots);
+    dstates_multiply(k, s, 0, reset_after ? 3 : 2, dslots);
 }
 
 static void gru_backward_task(layer_plan *p, int64_t index, int64_t member, int64_t members) {

@@ -29,7 +29,7 @@ static int run(const frnn_call *call, int backward) {
         if (plan.tasks > 1) frnn_parallel(plan.threads, weight_pieces(&plan), weight_gradients, &plan);
         bias_gradients(&plan);
     }
-    free(plan.memory);
+    frnn_scratch_give(plan.memory);
     return 0;
 }
 

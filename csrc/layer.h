@@ -202,7 +202,8 @@ static void states_ready(const layer_task *k, int64_t s, const REAL *h) {
         const int64_t most_ = gate_tile_rows(p_->u_gates);                                                             \
         REAL pre_[6 * 4 * LANES];                                                                                      \
         const REAL *from_[6], *last_ = last;                                                                           \
-        for (int64_t u = (k)->u0; u < (k)->u1; u += LANES) {                                                           \
+        for (int64_t j_ = (k)->u0; j_ < (k)->u1; j_ += LANES) {                                                        \
+            const int64_t u = sweep(j_, (k)->u0, (k)->u1, LANES, s);                                                   \
             const int left_ = (int)smaller(LANES, (k)->u1 - u);                                                        \
             for (int64_t b0_ = 0, rows_; b0_ < (k)->n; b0_ += rows_) {                                                 \
                 rows_ = deal_rows((k)->n - b0_, most_);                                                                \
@@ -225,17 +226,17 @@ static void states_ready(const layer_task *k, int64_t s, const REAL *h) {
  */
 
 /* The owned units' dh += dslots U^T for U's gates [first, last), each under its recurrent dropout mask. */
-static void dstates_multiply(const layer_task *k, int first, int last, const REAL *dslots) {
+static void dstates_multiply(const layer_task *k, int64_t s, int first, int last, const REAL *dslots) {
     const layer_plan *p = k->plan;
     const int64_t H = p->H, N = k->u1 - k->u0;
     const REAL *u_slots = dslots + p->u_slot, *Ut = p->Ut + k->u0 * p->GH;
     if (!p->h_masked) {
         gemm_packed(k->n, N, (last - first) * H, u_slots + first * H, p->lds, Ut, p->GH, first * H, k->dh + k->u0, H,
-                    NULL);
+                    NULL, s);
         return;
     }
     for (int g = first; g < last; g++) {
-        gemm_packed(k->n, N, H, u_slots + g * H, p->lds, Ut, p->GH, g * H, k->row + k->u0, H, p->zeros);
+        gemm_packed(k->n, N, H, u_slots + g * H, p->lds, Ut, p->GH, g * H, k->row + k->u0, H, p->zeros, s);
         const REAL *h_mask = (const REAL *)p->call->h_mask + (g * p->B + k->b0) * H;
         for (int64_t b = 0; b < k->n; b++)
             row_multiply_add(k->dh + b * H + k->u0, k->row + b * H + k->u0, h_mask + b * H + k->u0, N);
@@ -275,7 +276,7 @@ static void dinputs_multiply(const layer_task *k, int64_t s0, int64_t steps, con
     }
     for (int g = 0; g < p->x_groups; g++) {
         gemm_packed(M, k->i1 - k->i0, N, dslots + g * N, p->lds, p->Wt + k->i0 * p->GH, p->GH, g * N,
-                    k->x_block + k->i0, p->ldx, p->zeros);
+                    k->x_block + k->i0, p->ldx, p->zeros, 0);
         inputs_scatter(k, s0, steps, w_gate(p, g), g > 0);
     }
     for (int g = 0; g < p->x_groups; g++) {
@@ -410,7 +411,7 @@ static void words_reduce(void *plan, int64_t index) {
     const int64_t v0 = index * WORDS_PER_TASK, M = smaller(WORDS_PER_TASK, p->call->V - v0), GH = p->GH;
     REAL *sum = p->dwords + v0 * GH;
     for (int64_t task = 1; task < p->tasks; task++) row_add(sum, sum + task * p->per_task, M * GH);
-    gemm_packed(M, p->I, GH, sum, GH, p->Wt, GH, 0, (REAL *)p->call->dx + v0 * p->I, p->I, p->zeros);
+    gemm_packed(M, p->I, GH, sum, GH, p->Wt, GH, 0, (REAL *)p->call->dx + v0 * p->I, p->I, p->zeros, 0);
 }
 
 /* For some columns: dW from the summed dwords, column groups rotated to Keras' order. */

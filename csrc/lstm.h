@@ -90,7 +90,7 @@ static void lstm_step_back(const layer_task *k, int64_t s, REAL *dslots) {
     FOR_UNITS(k, time_of(k->plan, s), UNIT);
 #undef UNIT
     meet(k);
-    dstates_multiply(k, 0, 4, dslots);
+    dstates_multiply(k, s, 0, 4, dslots);
 }
 
 static void lstm_backward_task(layer_plan *p, int64_t index, int64_t member, int64_t members) {

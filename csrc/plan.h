@@ -20,6 +20,7 @@
 
 #include "fastrnn.h"
 #include "gemm.h"
+#include "scratch.h"
 #include "simd.h"
 #include "threads.h"
 
@@ -242,14 +243,14 @@ static int plan_make(layer_plan *p, const frnn_call *call, int backward) {
     const int64_t tasks = larger(smaller((p->B + 31) / 32, MAX_TASKS), smaller(2, p->B / MIN_ROWS));
     p->rows = team ? p->B : (p->B + larger(tasks, 1) - 1) / larger(tasks, 1);
     p->tasks = (p->B + p->rows - 1) / p->rows;
-    p->block = larger(BLOCK_REALS / (p->rows * (p->I + p->S)), BLOCK_ROWS / p->rows);
+    const int64_t least = backward || team ? BLOCK_ROWS : BLOCK_ROWS / 4;
+    p->block = larger(BLOCK_REALS / (p->rows * (p->I + p->S)), least / p->rows);
     p->block = larger(1, smaller(p->T, p->block));
     p->threads = work < SMALL_WORK ? 1 : frnn_get_threads();
     p->members = team ? smaller(p->threads, (p->H + 2 * LANES - 1) / (2 * LANES)) : 1;
     const int64_t size = lay_out(p, NULL);
-    void *memory = NULL;
-    if (posix_memalign(&memory, 64, (size_t)size * sizeof(REAL))) return -1;
-    p->memory = memory;
+    p->memory = frnn_scratch_take((size_t)size * sizeof(REAL));
+    if (!p->memory) return -1;
     lay_out(p, p->memory);
     return 0;
 }
