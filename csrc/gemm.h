@@ -2,7 +2,7 @@
  *
  *   gates_multiply:   C[M,g] = start + A[M,K] B[K,g]     for one vector of units of all gates at once, B packed
  *   gemm_packed:      C[M,N] = start + A[M,K] B[K,N]     B packed once per call, for weights
- *   gemm_transposed:  C[M,N] += A[K,M]^T B[K,N]          both as they lie, for weight gradients
+ *   gemm_transposed:  C[M,N] = start + A[K,M]^T B[K,N]   both as they lie, for weight gradients
  *
  * A tile's accumulators, one row of B and one broadcast element of A fill the register file. Every element of C is one
  * chain of fused multiply-adds over k in order, whatever tile it falls in; so a result depends neither on the number of
@@ -40,7 +40,7 @@ INLINE int64_t packed_columns(int64_t N) { return (N + LANES - 1) / LANES * LANE
 /* B[k,n] is at B[k * k_stride + n * n_stride]. Rows [k0, k0 + K) of a packed matrix of packed_K rows. */
 static void gemm_pack(int64_t K, int64_t N, const REAL *RESTRICT B, int64_t k_stride, int64_t n_stride,
                       REAL *RESTRICT packed, int64_t packed_K, int64_t k0) {
-    enum { RUN = 16 }; /* columns are read as runs of k where these lie side by side */
+    enum { RUN = 64 }; /* columns are read as runs of k where these lie side by side */
     for (int64_t n0 = 0; n0 < N; n0 += 2 * LANES) {
         const int64_t left = packed_columns(N) - n0;
         const int width = left < 2 * LANES ? LANES : 2 * LANES;
@@ -65,12 +65,6 @@ static void gates_pack(int64_t K, int64_t H, int gates, int first, int64_t colum
             for (int g = 0; g < gates; g++, to += LANES)
                 vstore(to, vload_n(B + k * columns + (g + first) % gates * H + u, part));
     }
-}
-
-/* The panel of `width` columns to take where a walk from `first` to `last` has come to `at`: forwards in one step and
- * backwards in the next, so that of weights larger than a cache the part used last is used again before it is gone. */
-INLINE int64_t sweep(int64_t at, int64_t first, int64_t last, int64_t width, int64_t step) {
-    return step & 1 ? first + (last - 1 - first) / width * width - (at - first) : at;
 }
 
 /* -- tiles ----------------------------------------------------------------------------------------------------------
@@ -212,9 +206,8 @@ INLINE void strip_multiply(const int vectors, int64_t M, int64_t K, const REAL *
 /* B is rows [k0, k0 + K) of a packed matrix of packed_K rows; C = A B where `zeros`, two vectors of them, is given,
  * else C += A B. */
 NOINLINE void gemm_packed(int64_t M, int64_t N, int64_t K, const REAL *A, int64_t lda, const REAL *packed,
-                          int64_t packed_K, int64_t k0, REAL *C, int64_t ldc, const REAL *zeros, int64_t step) {
-    for (int64_t j = 0; j < N; j += 2 * LANES) {
-        const int64_t n = sweep(j, 0, N, 2 * LANES, step);
+                          int64_t packed_K, int64_t k0, REAL *C, int64_t ldc, const REAL *zeros) {
+    for (int64_t n = 0; n < N; n += 2 * LANES) {
         const REAL *panel = packed + n * packed_K;
         if (N - n > LANES)
             strip_multiply(2, M, K, A, lda, 1, panel + k0 * 2 * LANES, 2 * LANES, N - n, C + n, ldc, zeros);
@@ -223,14 +216,15 @@ NOINLINE void gemm_packed(int64_t M, int64_t N, int64_t K, const REAL *A, int64_
     }
 }
 
-/* B's rows are read in whole vectors: up to 2 * LANES - 1 elements after its last one must be readable. */
+/* C = A^T B where `zeros` is given, else C += A^T B. B's rows are read in whole vectors: up to 2 * LANES - 1 elements
+ * after its last one must be readable. */
 NOINLINE void gemm_transposed(int64_t M, int64_t N, int64_t K, const REAL *A, int64_t lda, const REAL *B, int64_t ldb,
-                              REAL *C, int64_t ldc) {
+                              REAL *C, int64_t ldc, const REAL *zeros) {
     for (int64_t n = 0; n < N; n += 2 * LANES) {
         if (N - n > LANES)
-            strip_multiply(2, M, K, A, 1, lda, B + n, ldb, N - n, C + n, ldc, NULL);
+            strip_multiply(2, M, K, A, 1, lda, B + n, ldb, N - n, C + n, ldc, zeros);
         else
-            strip_multiply(1, M, K, A, 1, lda, B + n, ldb, N - n, C + n, ldc, NULL);
+            strip_multiply(1, M, K, A, 1, lda, B + n, ldb, N - n, C + n, ldc, zeros);
     }
 }
 

@@ -202,8 +202,7 @@ static void states_ready(const layer_task *k, int64_t s, const REAL *h) {
         const int64_t most_ = gate_tile_rows(p_->u_gates);                                                             \
         REAL pre_[6 * 4 * LANES];                                                                                      \
         const REAL *from_[6], *last_ = last;                                                                           \
-        for (int64_t j_ = (k)->u0; j_ < (k)->u1; j_ += LANES) {                                                        \
-            const int64_t u = sweep(j_, (k)->u0, (k)->u1, LANES, s);                                                   \
+        for (int64_t u = (k)->u0; u < (k)->u1; u += LANES) {                                                           \
             const int left_ = (int)smaller(LANES, (k)->u1 - u);                                                        \
             for (int64_t b0_ = 0, rows_; b0_ < (k)->n; b0_ += rows_) {                                                 \
                 rows_ = deal_rows((k)->n - b0_, most_);                                                                \
@@ -226,36 +225,37 @@ static void states_ready(const layer_task *k, int64_t s, const REAL *h) {
  */
 
 /* The owned units' dh += dslots U^T for U's gates [first, last), each under its recurrent dropout mask. */
-static void dstates_multiply(const layer_task *k, int64_t s, int first, int last, const REAL *dslots) {
+static void dstates_multiply(const layer_task *k, int first, int last, const REAL *dslots) {
     const layer_plan *p = k->plan;
     const int64_t H = p->H, N = k->u1 - k->u0;
     const REAL *u_slots = dslots + p->u_slot, *Ut = p->Ut + k->u0 * p->GH;
     if (!p->h_masked) {
         gemm_packed(k->n, N, (last - first) * H, u_slots + first * H, p->lds, Ut, p->GH, first * H, k->dh + k->u0, H,
-                    NULL, s);
+                    NULL);
         return;
     }
     for (int g = first; g < last; g++) {
-        gemm_packed(k->n, N, H, u_slots + g * H, p->lds, Ut, p->GH, g * H, k->row + k->u0, H, p->zeros, s);
+        gemm_packed(k->n, N, H, u_slots + g * H, p->lds, Ut, p->GH, g * H, k->row + k->u0, H, p->zeros);
         const REAL *h_mask = (const REAL *)p->call->h_mask + (g * p->B + k->b0) * H;
         for (int64_t b = 0; b < k->n; b++)
             row_multiply_add(k->dh + b * H + k->u0, k->row + b * H + k->u0, h_mask + b * H + k->u0, N);
     }
 }
 
-/* C[:, owned units of `gates` gates from `column` on] += A^T dslots[those of the slots from `slot` on]; A is
- * (rows, M). */
-static void weights_accumulate(const layer_task *k, int64_t M, int64_t rows, const REAL *A, int64_t lda,
+/* C[:, owned units of `gates` gates from `column` on] = or += A^T dslots[those of the slots from `slot` on]; A is
+ * (rows, M), of a block that begins at step s0: the last block in time is the first that comes. */
+static void weights_accumulate(const layer_task *k, int64_t s0, int64_t M, int64_t rows, const REAL *A, int64_t lda,
                                const REAL *dslots, int slot, int gates, REAL *C, int column) {
     const layer_plan *p = k->plan;
     const int64_t H = p->H, GH = p->GH;
+    const REAL *zeros = s0 + p->block >= p->T ? p->zeros : NULL;
     if (k->members == 1) {
-        gemm_transposed(M, gates * H, rows, A, lda, dslots + slot * H, p->lds, C + column * H, GH);
+        gemm_transposed(M, gates * H, rows, A, lda, dslots + slot * H, p->lds, C + column * H, GH, zeros);
         return;
     }
     for (int g = 0; g < gates; g++)
         gemm_transposed(M, k->u1 - k->u0, rows, A, lda, dslots + (slot + g) * H + k->u0, p->lds,
-                        C + (column + g) * H + k->u0, GH);
+                        C + (column + g) * H + k->u0, GH, zeros);
 }
 
 /* dx of a block, and what it adds to dW; with token ids what it adds to dwords, from which both come in the end. */
@@ -276,7 +276,7 @@ static void dinputs_multiply(const layer_task *k, int64_t s0, int64_t steps, con
     }
     for (int g = 0; g < p->x_groups; g++) {
         gemm_packed(M, k->i1 - k->i0, N, dslots + g * N, p->lds, p->Wt + k->i0 * p->GH, p->GH, g * N,
-                    k->x_block + k->i0, p->ldx, p->zeros, 0);
+                    k->x_block + k->i0, p->ldx, p->zeros);
         inputs_scatter(k, s0, steps, w_gate(p, g), g > 0);
     }
     for (int g = 0; g < p->x_groups; g++) {
@@ -284,30 +284,31 @@ static void dinputs_multiply(const layer_task *k, int64_t s0, int64_t steps, con
         inputs_gather(k, s0, steps, w_gate(p, g), k->x_block);
         meet(k);
         if (p->x_groups > 1) {
-            weights_accumulate(k, p->I, M, k->x_block, p->ldx, dslots, g, 1, k->dW, w_gate(p, g));
+            weights_accumulate(k, s0, p->I, M, k->x_block, p->ldx, dslots, g, 1, k->dW, w_gate(p, g));
         } else if (p->u_slot) {
-            weights_accumulate(k, p->I, M, k->x_block, p->ldx, dslots, 0, 1, k->dW, 2);
-            weights_accumulate(k, p->I, M, k->x_block, p->ldx, dslots, 1, 2, k->dW, 0);
+            weights_accumulate(k, s0, p->I, M, k->x_block, p->ldx, dslots, 0, 1, k->dW, 2);
+            weights_accumulate(k, s0, p->I, M, k->x_block, p->ldx, dslots, 1, 2, k->dW, 0);
         } else {
-            weights_accumulate(k, p->I, M, k->x_block, p->ldx, dslots, 0, 4, k->dW, 0);
+            weights_accumulate(k, s0, p->I, M, k->x_block, p->ldx, dslots, 0, 4, k->dW, 0);
         }
     }
 }
 
 /* What a block adds to dU for U's gates [0, gates): h is (steps, n, H), the states before each step. */
-static void dstates_accumulate(const layer_task *k, int64_t steps, int gates, const REAL *h, const REAL *dslots) {
+static void dstates_accumulate(const layer_task *k, int64_t s0, int64_t steps, int gates, const REAL *h,
+                               const REAL *dslots) {
     const layer_plan *p = k->plan;
     const int64_t H = p->H, M = steps * k->n;
     const int slot = p->u_slot ? 1 : 0;
     if (!p->h_masked) {
-        weights_accumulate(k, H, M, h, H, dslots, slot, gates, k->dU, 0);
+        weights_accumulate(k, s0, H, M, h, H, dslots, slot, gates, k->dU, 0);
         return;
     }
     for (int g = 0; g < gates; g++) {
         if (g > 0) meet(k);
         states_mask(k, steps, g, h, k->h_block);
         meet(k);
-        weights_accumulate(k, H, M, k->h_block, H, dslots, slot + g, 1, k->dU, g);
+        weights_accumulate(k, s0, H, M, k->h_block, H, dslots, slot + g, 1, k->dU, g);
     }
 }
 
@@ -341,15 +342,15 @@ static void dbias_accumulate(const layer_task *k, int64_t steps, const REAL *dsl
 /* -- the ends of a backward sweep -----------------------------------------------------------------------------------
  */
 
-/* Rows of weights' gradients, the owned units of every gate: zero. */
-static void weights_clear(const layer_task *k, REAL *to, int64_t rows) {
+/* The owned units of every gate of the words' gradients: zero. */
+static void words_clear(const layer_task *k) {
     const layer_plan *p = k->plan;
     if (k->members == 1) {
-        memset(to, 0, (size_t)(rows * p->GH) * sizeof(REAL));
+        memset(k->dwords, 0, (size_t)(p->call->V * p->GH) * sizeof(REAL));
         return;
     }
-    for (int64_t r = 0; r < rows; r++)
-        for (int g = 0; g < p->gates; g++) row_zero(to + r * p->GH + g * p->H + k->u0, k->u1 - k->u0);
+    for (int64_t v = 0; v < p->call->V; v++)
+        for (int g = 0; g < p->gates; g++) row_zero(k->dwords + v * p->GH + g * p->H + k->u0, k->u1 - k->u0);
 }
 
 static void backward_begin(const layer_task *k) {
@@ -357,9 +358,7 @@ static void backward_begin(const layer_task *k) {
     state_load(k, k->dh, p->call->dhT);
     state_load(k, k->dc, p->call->dcT);
     if (p->call->mask) state_load(k, k->dy_carry, NULL);
-    weights_clear(k, k->dW, p->I);
-    weights_clear(k, k->dU, p->H);
-    if (p->call->ids) weights_clear(k, k->dwords, p->call->V);
+    if (p->call->ids) words_clear(k);
     for (int s = 0; s < 4; s++) row_zero(k->db + s * p->H + k->u0, k->u1 - k->u0);
 }
 
@@ -411,7 +410,7 @@ static void words_reduce(void *plan, int64_t index) {
     const int64_t v0 = index * WORDS_PER_TASK, M = smaller(WORDS_PER_TASK, p->call->V - v0), GH = p->GH;
     REAL *sum = p->dwords + v0 * GH;
     for (int64_t task = 1; task < p->tasks; task++) row_add(sum, sum + task * p->per_task, M * GH);
-    gemm_packed(M, p->I, GH, sum, GH, p->Wt, GH, 0, (REAL *)p->call->dx + v0 * p->I, p->I, p->zeros, 0);
+    gemm_packed(M, p->I, GH, sum, GH, p->Wt, GH, 0, (REAL *)p->call->dx + v0 * p->I, p->I, p->zeros);
 }
 
 /* For some columns: dW from the summed dwords, column groups rotated to Keras' order. */
@@ -420,14 +419,12 @@ static void words_weights(void *plan, int64_t index) {
     const int64_t columns = PANELS_PER_TASK * 2 * LANES, GH = p->GH, turn = p->u_slot;
     const int64_t n0 = index * columns, n1 = smaller(n0 + columns, GH), cut = larger(n0, smaller(n1, turn));
     REAL *dW = p->call->dW;
-    for (int64_t i = 0; i < p->I; i++) {
-        row_zero(dW + i * GH + GH - turn + n0, cut - n0);
-        row_zero(dW + i * GH + cut - turn, n1 - cut);
-    }
     if (cut > n0)
-        gemm_transposed(p->I, cut - n0, p->call->V, p->call->x, p->I, p->dwords + n0, GH, dW + GH - turn + n0, GH);
+        gemm_transposed(p->I, cut - n0, p->call->V, p->call->x, p->I, p->dwords + n0, GH, dW + GH - turn + n0, GH,
+                        p->zeros);
     if (n1 > cut)
-        gemm_transposed(p->I, n1 - cut, p->call->V, p->call->x, p->I, p->dwords + cut, GH, dW + cut - turn, GH);
+        gemm_transposed(p->I, n1 - cut, p->call->V, p->call->x, p->I, p->dwords + cut, GH, dW + cut - turn, GH,
+                        p->zeros);
 }
 
 static void words_gradients(layer_plan *p) {

@@ -90,7 +90,7 @@ static void lstm_step_back(const layer_task *k, int64_t s, REAL *dslots) {
     FOR_UNITS(k, time_of(k->plan, s), UNIT);
 #undef UNIT
     meet(k);
-    dstates_multiply(k, s, 0, 4, dslots);
+    dstates_multiply(k, 0, 4, dslots);
 }
 
 static void lstm_backward_task(layer_plan *p, int64_t index, int64_t member, int64_t members) {
@@ -101,7 +101,7 @@ static void lstm_backward_task(layer_plan *p, int64_t index, int64_t member, int
         const int64_t steps = smaller(p->block, p->T - s0);
         for (int64_t s = s0 + steps - 1; s >= s0; s--) lstm_step_back(&k, s, k.slots_block + (s - s0) * k.n * p->lds);
         dinputs_multiply(&k, s0, steps, k.slots_block);
-        dstates_accumulate(&k, steps, 4, k.h + s0 * k.n * p->H, k.slots_block);
+        dstates_accumulate(&k, s0, steps, 4, k.h + s0 * k.n * p->H, k.slots_block);
         dbias_accumulate(&k, steps, k.slots_block);
         meet(&k);
     }

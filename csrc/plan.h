@@ -28,7 +28,7 @@
 
 enum {
     BLOCK_REALS = 32768, /* in the second-level cache, beside packed weights */
-    BLOCK_ROWS = 256,    /* what a block has at least, time permitting */
+    BLOCK_ROWS = 384,    /* what a block has at least, time permitting */
     MIN_ROWS = 8,        /* of a task, where there is more than one */
     MAX_TASKS = 16,
     TEAM_REALS = 1 << 18,          /* weights from here on are worked on by a team, */
@@ -245,7 +245,7 @@ static int plan_make(layer_plan *p, const frnn_call *call, int backward) {
     p->tasks = (p->B + p->rows - 1) / p->rows;
     const int64_t least = backward || team ? BLOCK_ROWS : BLOCK_ROWS / 4;
     p->block = larger(BLOCK_REALS / (p->rows * (p->I + p->S)), least / p->rows);
-    p->block = larger(1, smaller(p->T, p->block));
+    p->block = deal_rows(p->T, larger(1, smaller(p->T, p->block)));
     p->threads = work < SMALL_WORK ? 1 : frnn_get_threads();
     p->members = team ? smaller(p->threads, (p->H + 2 * LANES - 1) / (2 * LANES)) : 1;
     const int64_t size = lay_out(p, NULL);
