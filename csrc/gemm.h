@@ -71,13 +71,14 @@ static void gates_pack(int64_t K, int64_t H, int gates, int first, int64_t colum
  */
 
 /* One tile, in whole vectors: C = start + A B. `rows`, `vectors` and `per_vector` are constants wherever this is
- * inlined. A[r,k] is at A[r * row_stride + k * k_stride], and with per_vector each vector has an A of its own, a_stride
- * after the one before. Row r starts from from[r], vector v from v * from_stride after it; but the last vector of all
- * rows from `last` where that is given. Likewise C's vectors are c_stride apart. */
+ * inlined. A[r,k] is at A[r * row_stride + k * k_stride], or at A_rows[r][k] where rows are given; with per_vector each
+ * vector has an A of its own, a_stride after the one before. Row r starts from from[r], vector v from v * from_stride
+ * after it; but the last vector of all rows from `last` where that is given. Likewise C's vectors are c_stride apart.
+ */
 INLINE void tile_multiply(const int rows, const int vectors, const int per_vector, int64_t K, const REAL *A,
-                          int64_t row_stride, int64_t k_stride, int64_t a_stride, const REAL *B, int64_t ldb,
-                          const REAL *const *from, int64_t from_stride, const REAL *last, REAL *C, int64_t ldc,
-                          int64_t c_stride) {
+                          int64_t row_stride, int64_t k_stride, const REAL *const *A_rows, int64_t a_stride,
+                          const REAL *B, int64_t ldb, const REAL *const *from, int64_t from_stride, const REAL *last,
+                          REAL *C, int64_t ldc, int64_t c_stride) {
     vreal acc[TILE_ROWS][4];
 #pragma GCC unroll 12
     for (int r = 0; r < rows; r++)
@@ -90,7 +91,7 @@ INLINE void tile_multiply(const int rows, const int vectors, const int per_vecto
         for (int v = 0; v < vectors; v++) b[v] = vload(B + k * ldb + v * LANES);
 #pragma GCC unroll 12
         for (int r = 0; r < rows; r++) {
-            const REAL *a = A + r * row_stride + k * k_stride;
+            const REAL *a = A_rows ? A_rows[r] + k : A + r * row_stride + k * k_stride;
 #pragma GCC unroll 4
             for (int v = 0; v < vectors; v++)
                 acc[r][v] = vfma(vset(per_vector ? a[v * a_stride] : *a), b[v], acc[r][v]);
@@ -105,27 +106,25 @@ INLINE void tile_multiply(const int rows, const int vectors, const int per_vecto
 /* -- all gates of one vector of units -------------------------------------------------------------------------------
  */
 
-/* A's rows, those of one gate a_stride after those of the one before, or the same for all where that is zero; packed by
- * gates_pack. */
+/* The weights, packed by gates_pack; a row of A, given by its beginning, is a_stride further on for each next gate, the
+ * same for all where that is zero. */
 typedef struct {
-    int64_t K;
-    const REAL *A;
-    int64_t lda, a_stride;
+    int64_t K, a_stride;
     const REAL *packed;
 } gates_product;
 
 #define GATES_CASE(n)                                                                                                  \
     case n:                                                                                                            \
         if (n <= gate_tile_rows(gates))                                                                                \
-            tile_multiply(n, gates, per_gate, p->K, A, p->lda, 1, p->a_stride, B, gates *LANES, from, from_stride,     \
+            tile_multiply(n, gates, per_gate, p->K, NULL, 0, 0, A, p->a_stride, B, gates *LANES, from, from_stride,    \
                           last, C, ldc, c_stride);                                                                     \
         break;
 
-/* One tile: `rows` rows from `row` on, at most gate_tile_rows(gates), of the units from u on. */
-INLINE void gates_tile(const int gates, const int per_gate, const gates_product *p, int64_t u, int64_t row, int rows,
-                       const REAL *const *from, int64_t from_stride, const REAL *last, REAL *C, int64_t ldc,
-                       int64_t c_stride) {
-    const REAL *A = p->A + row * p->lda, *B = p->packed + u * p->K * gates;
+/* One tile: `rows` rows, at most gate_tile_rows(gates), of the units from u on. */
+INLINE void gates_tile(const int gates, const int per_gate, const gates_product *p, int64_t u, int rows,
+                       const REAL *const *A, const REAL *const *from, int64_t from_stride, const REAL *last, REAL *C,
+                       int64_t ldc, int64_t c_stride) {
+    const REAL *B = p->packed + u * p->K * gates;
     switch (rows) {
         GATES_CASE(1)
         GATES_CASE(2)
@@ -136,11 +135,11 @@ INLINE void gates_tile(const int gates, const int per_gate, const gates_product 
     }
 }
 
-NOINLINE void gates_multiply(int gates, const gates_product *p, int64_t u, int64_t row, int rows,
+NOINLINE void gates_multiply(int gates, const gates_product *p, int64_t u, int rows, const REAL *const *A,
                              const REAL *const *from, int64_t from_stride, const REAL *last, REAL *C, int64_t ldc,
                              int64_t c_stride) {
 #define GATES_TILE(gates, per_gate)                                                                                    \
-    gates_tile(gates, per_gate, p, u, row, rows, from, from_stride, last, C, ldc, c_stride)
+    gates_tile(gates, per_gate, p, u, rows, A, from, from_stride, last, C, ldc, c_stride)
     if (p->a_stride) {
         if (gates == 4)
             GATES_TILE(4, 1);
@@ -165,7 +164,8 @@ NOINLINE void gates_multiply(int gates, const gates_product *p, int64_t u, int64
 #define TILE_CASE(n)                                                                                                   \
     case n:                                                                                                            \
         if (n <= tile_rows(vectors))                                                                                   \
-            tile_multiply(n, vectors, 0, K, A, row_stride, k_stride, 0, B, ldb, from, LANES, NULL, to, ldto, LANES);   \
+            tile_multiply(n, vectors, 0, K, A, row_stride, k_stride, NULL, 0, B, ldb, from, LANES, NULL, to, ldto,     \
+                          LANES);                                                                                      \
         break;
 
 /* A strip of C, M x (up to 2 vectors), tile by tile. At the matrix' edge, where only some columns of the vectors are

@@ -6,19 +6,30 @@
 #include "layer.h"
 #include "vmath.h"
 
-/* Reset after: pre holds z and r before their activations and q; source W's part of the candidate. Slots, unless NULL,
- * get the activated candidate, z, r, and q as it is. At a masked row the state after the step is the one before. */
-INLINE void gru_unit(const REAL *pre, const REAL *source, REAL *slots, int64_t H, const REAL *h_before, REAL *h,
-                     const int masked, const int part) {
+/* Reset after, the gates: pre holds z and r before their activations and q, and then z and, in the place of q, the
+ * candidate before its activation; source is W's part of that. Slots, unless NULL, get z, r, and q as it is. */
+INLINE void gru_unit_gates(REAL *pre, const REAL *source, REAL *slots, int64_t H, const int part) {
     const vreal z = vsigmoid(vload(pre)), r = vsigmoid(vload(pre + LANES)), q = vload(pre + 2 * LANES);
-    const vreal candidate = vtanh(vfma(r, q, vload_n(source, part))), before = vload_n(h_before, part);
+    const vreal candidate = vfma(r, q, vload_n(source, part));
     if (slots) {
-        vstore_n(slots, candidate, part);
         vstore_n(slots + H, z, part);
         vstore_n(slots + 2 * H, r, part);
         vstore_n(slots + 3 * H, q, part);
     }
-    vstore_n(h, masked ? before : vfma(z, before - candidate, candidate), part);
+    vstore(pre, z);
+    vstore(pre + 2 * LANES, candidate);
+}
+
+/* Then the state, and the activated candidate into its slot; y is NULL, or gets the state too. At a masked row the
+ * state is as before. */
+INLINE void gru_unit_output(const REAL *pre, REAL *slots, const REAL *h_before, REAL *h, REAL *y, const int masked,
+                            const int part) {
+    const vreal candidate = vtanh(vload(pre + 2 * LANES)), before = vload_n(h_before, part);
+    vreal out = vfma(vload(pre), before - candidate, candidate);
+    if (masked) out = before;
+    if (slots) vstore_n(slots, candidate, part);
+    vstore_n(h, out, part);
+    if (y) vstore_n(y, out, part);
 }
 
 /* Reset before, first half: the gates, and q = r * h under the candidate's recurrent dropout mask, which U then sees;
@@ -35,10 +46,12 @@ INLINE void gru_unit_reset(const REAL *pre, const REAL *source, REAL *slots, int
 }
 
 /* Reset before, second half: slot h is now complete. */
-INLINE void gru_unit_candidate(REAL *slots, int64_t H, const REAL *h_before, REAL *h, const int part) {
+INLINE void gru_unit_candidate(REAL *slots, int64_t H, const REAL *h_before, REAL *h, REAL *y, const int part) {
     const vreal candidate = vtanh(vload_n(slots, part));
+    const vreal out = vfma(vload_n(slots + H, part), vload_n(h_before, part) - candidate, candidate);
     vstore_n(slots, candidate, part);
-    vstore_n(h, vfma(vload_n(slots + H, part), vload_n(h_before, part) - candidate, candidate), part);
+    vstore_n(h, out, part);
+    if (y) vstore_n(y, out, part);
 }
 
 /* The mask of the candidate's recurrent product for row b from unit u on, or NULL. */
@@ -52,21 +65,26 @@ static void gru_step(const layer_task *k, int64_t s, REAL *slots, const REAL *h_
     const int64_t H = p->H, S = p->S, time = time_of(p, s);
     const int training = p->call->reserve != NULL;
     if (p->call->reset_after) {
-#define ROW(b, u, part, pre, source)                                                                                   \
-    gru_unit(pre, source, training ? slots + (b) * S + u : NULL, H, h_before + (b) * H + u, h + (b) * H + u,           \
-             is_masked(k, b, time), part)
-        FOR_TILE_ROWS(k, s, h_before, slots, p->bias + 3 * H, ROW);
-#undef ROW
+#define GATES(b, u, part, pre, source) gru_unit_gates(pre, source, training ? slots + (b) * S + u : NULL, H, part)
+#define OUTPUT(b, u, part, pre)                                                                                        \
+    gru_unit_output(pre, training ? slots + (b) * S + u : NULL, h_before + (b) * H + u, h + (b) * H + u,               \
+                    output_now(k, b, s, u), is_masked(k, b, time), part)
+        FOR_TILE_ROWS(k, s, h_before, slots, p->bias + 3 * H, GATES, OUTPUT);
+#undef GATES
+#undef OUTPUT
         return;
     }
-#define ROW(b, u, part, pre, source)                                                                                   \
+#define RESET(b, u, part, pre, source)                                                                                 \
     gru_unit_reset(pre, source, slots + (b) * S + u, H, h_before + (b) * H + u, candidate_mask(k, b, u), part)
-    FOR_TILE_ROWS(k, s, h_before, slots, NULL, ROW);
-#undef ROW
+#define NOTHING(b, u, part, pre) ((void)0)
+    FOR_TILE_ROWS(k, s, h_before, slots, NULL, RESET, NOTHING);
+#undef RESET
+#undef NOTHING
     meet(k);
     /* q lies in slot 3 of each row; its dropout mask is in it already */
     gemm_packed(k->n, k->u1 - k->u0, H, slots + 3 * H, S, p->Uc + k->u0 * H, H, 0, slots + k->u0, S, NULL);
-#define UNIT(b, u, part) gru_unit_candidate(slots + b * S + u, H, h_before + b * H + u, h + b * H + u, part)
+#define UNIT(b, u, part)                                                                                               \
+    gru_unit_candidate(slots + b * S + u, H, h_before + b * H + u, h + b * H + u, output_now(k, b, s, u), part)
     FOR_UNITS(k, time, UNIT);
 #undef UNIT
     for (int64_t b = 0; p->call->mask && b < k->n; b++)
@@ -96,11 +114,11 @@ static void gru_forward_task(layer_plan *p, int64_t index, int64_t member, int64
     }
 }
 
-/* dh, the whole gradient of h, becomes that part of h_before's which does not come through U. */
-INLINE void gru_unit_back(const REAL *slots, int64_t H, const REAL *h_before, REAL *dh, REAL *dslots,
+/* dh, with dy, which may be NULL, the gradient of h, becomes that part of h_before's which does not come through U. */
+INLINE void gru_unit_back(const REAL *slots, int64_t H, const REAL *h_before, const REAL *dy, REAL *dh, REAL *dslots,
                           const int reset_after, const int part) {
     const vreal candidate = vload_n(slots, part), z = vload_n(slots + H, part), one = vset(1),
-                dh_all = vload_n(dh, part);
+                dh_all = dy ? vload_n(dh, part) + vload_n(dy, part) : vload_n(dh, part);
     const vreal dp = dh_all * (one - z) * (one - candidate * candidate);
     vstore_n(dslots, dp, part);
     vstore_n(dslots + H, dh_all * (vload_n(h_before, part) - candidate) * z * (one - z), part);
@@ -131,8 +149,8 @@ static void gru_step_back(const layer_task *k, int64_t s, REAL *dslots) {
     dy_collect(k, s);
     dslots_mask(k, s, dslots);
 #define UNIT(b, u, part)                                                                                               \
-    gru_unit_back(slots + b * S + u, H, h_before + b * H + u, k->dh + b * H + u, dslots + b * lds + u, reset_after,    \
-                  part)
+    gru_unit_back(slots + b * S + u, H, h_before + b * H + u, dy_now(k, b, s, u), k->dh + b * H + u,                   \
+                  dslots + b * lds + u, reset_after, part)
     FOR_UNITS(k, time, UNIT);
 #undef UNIT
     if (!reset_after) {

@@ -40,13 +40,21 @@ static void state_store(const layer_task *k, void *to, const REAL *from) {
         row_copy((REAL *)to + (k->b0 + b) * H + k->u0, from + b * H + k->u0, k->u1 - k->u0);
 }
 
-/* Writes the outputs of step s from its new states h (n, H): at a masked step the last output again, or zero. Without
- * sequences and masks only the last step's output is ever seen. */
+/* Where step s puts the outputs of row b, from unit u on, as it computes them, or NULL: without sequences and masks
+ * only the last step's is ever seen, and with masks output_store sees to it. */
+INLINE REAL *output_now(const layer_task *k, int64_t b, int64_t s, int64_t u) {
+    const frnn_call *call = k->plan->call;
+    if (call->mask || (!call->sequences && s < call->T - 1)) return NULL;
+    return (REAL *)call->y + output_row(k, b, s) + u;
+}
+
+/* With a mask: writes the outputs of step s from its new states h (n, H), at a masked step the last output again, or
+ * zero. */
 static void output_store(const layer_task *k, int64_t s, const REAL *h) {
     const layer_plan *p = k->plan;
     const frnn_call *call = p->call;
     const int64_t H = p->H, units = k->u1 - k->u0, time = time_of(p, s);
-    if (!call->sequences && !call->mask && s < p->T - 1) return;
+    if (!call->mask) return;
     for (int64_t b = 0; b < k->n; b++) {
         REAL *y = (REAL *)call->y + output_row(k, b, s) + k->u0;
         if (!is_masked(k, b, time))
@@ -124,9 +132,9 @@ INLINE int64_t word_of(const layer_task *k, int64_t b, int64_t s) {
 }
 
 /* M rows of bias + x W for units [u0, u1), `ld` apart: what the slots that W sees begin from. */
-static void slots_begin(const layer_plan *p, int64_t M, const REAL *x, int64_t ldx, int64_t a_stride, int64_t u0,
+static void slots_begin(const layer_plan *p, int64_t M, const REAL *const *x_rows, int64_t a_stride, int64_t u0,
                         int64_t u1, REAL *slots, int64_t ld) {
-    const gates_product product = {p->I, x, ldx, a_stride, p->W};
+    const gates_product product = {p->I, a_stride, p->W};
     const int64_t most = gate_tile_rows(p->gates);
     const REAL *from[TILE_ROWS];
     REAL own[TILE_ROWS * 4 * LANES];
@@ -137,10 +145,10 @@ static void slots_begin(const layer_plan *p, int64_t M, const REAL *x, int64_t l
             rows = deal_rows(M - m, most);
             REAL *to = slots + m * ld + u;
             if (part == LANES) {
-                gates_multiply(p->gates, &product, u, m, (int)rows, from, p->H, NULL, to, ld, p->H);
+                gates_multiply(p->gates, &product, u, (int)rows, x_rows + m, from, p->H, NULL, to, ld, p->H);
                 continue;
             }
-            gates_multiply(p->gates, &product, u, m, (int)rows, from, p->H, NULL, own, 4 * LANES, LANES);
+            gates_multiply(p->gates, &product, u, (int)rows, x_rows + m, from, p->H, NULL, own, 4 * LANES, LANES);
             for (int64_t r = 0; r < rows; r++)
                 for (int g = 0; g < p->gates; g++)
                     vstore_part(to + r * ld + g * p->H, vload(own + (r * 4 + g) * LANES), part);
@@ -157,17 +165,27 @@ static int64_t word_tasks(const layer_plan *p) { return (p->call->V + WORDS_PER_
 static void words_multiply(void *plan, int64_t index) {
     const layer_plan *p = plan;
     const int64_t v0 = index * WORDS_PER_TASK, M = smaller(WORDS_PER_TASK, p->call->V - v0);
-    slots_begin(p, M, (const REAL *)p->call->x + v0 * p->I, p->I, 0, 0, p->H, p->words + v0 * p->GH, p->GH);
+    const REAL *rows[WORDS_PER_TASK];
+    for (int64_t m = 0; m < M; m++) rows[m] = (const REAL *)p->call->x + (v0 + m) * p->I;
+    slots_begin(p, M, rows, 0, 0, p->H, p->words + v0 * p->GH, p->GH);
 }
 
-/* The slots of a block of steps before U's part; with token ids these are looked up step by step. */
+/* The slots of a block of steps before U's part; with token ids these are looked up step by step. Inputs are read where
+ * they lie, but under dropout masks. */
 static void inputs_multiply(const layer_task *k, int64_t s0, int64_t steps, REAL *slots) {
     const layer_plan *p = k->plan;
     if (p->call->ids) return;
     const int64_t gate_block = p->x_groups > 1 ? p->block * p->rows * p->ldx : 0;
-    for (int g = 0; g < p->x_groups; g++) inputs_gather(k, s0, steps, w_gate(p, g), k->x_block + g * gate_block);
-    meet(k);
-    slots_begin(p, steps * k->n, k->x_block, p->ldx, gate_block, k->u0, k->u1, slots, p->S);
+    const REAL **x_rows = k->x_rows;
+    for (int64_t s = s0; s < s0 + steps; s++)
+        for (int64_t b = 0; b < k->n; b++)
+            *x_rows++ = p->call->x_masks ? k->x_block + ((s - s0) * k->n + b) * p->ldx
+                                         : (const REAL *)p->call->x + ((k->b0 + b) * p->T + time_of(p, s)) * p->I;
+    if (p->call->x_masks) {
+        for (int g = 0; g < p->x_groups; g++) inputs_gather(k, s0, steps, w_gate(p, g), k->x_block + g * gate_block);
+        meet(k);
+    }
+    slots_begin(p, steps * k->n, k->x_rows, gate_block, k->u0, k->u1, slots, p->S);
 }
 
 /* Where row b's slots begin from, those that W sees: its own, or its word's. */
@@ -177,14 +195,12 @@ INLINE const REAL *slots_source(const layer_task *k, int64_t b, int64_t s, const
 }
 
 /* The states that U sees at step s as it sees them: under the masks of its gates where there are some. */
-INLINE gates_product states_product(const layer_task *k, int64_t s, const REAL *h) {
+INLINE const REAL *states_seen(const layer_task *k, int64_t s, const REAL *h) {
     const layer_plan *p = k->plan;
-    const int64_t nH = k->n * p->H;
-    if (!p->h_masked) return (gates_product){p->H, h, p->H, 0, p->U};
-    return (gates_product){p->H, k->h_block + (s & 1) * p->u_gates * nH, p->H, nH, p->U};
+    return p->h_masked ? k->h_block + (s & 1) * p->u_gates * k->n * p->H : h;
 }
 
-/* Makes what states_product gives at step s, from the states before it. */
+/* Makes what states_seen gives at step s, from the states before it. */
 static void states_ready(const layer_task *k, int64_t s, const REAL *h) {
     const layer_plan *p = k->plan;
     const int64_t nH = k->n * p->H;
@@ -193,29 +209,36 @@ static void states_ready(const layer_task *k, int64_t s, const REAL *h) {
 }
 
 /* Slots of U's gates for all owned units and rows of step s, tile by tile, in `pre` (rows, 4 LANES). For each tile
- * calls row(b, u, part, pre, source) for its rows: b, the first unit u and how many, the row's slots with U's part, and
- * what the row began from. `last` is where U's last gate begins from, or NULL. */
-#define FOR_TILE_ROWS(k, s, h, slots, last, row)                                                                       \
+ * calls first(b, u, part, pre, source) for all its rows and then second(b, u, part, pre): b, the first unit u and how
+ * many, the row's slots with U's part, and what the row began from. In two turns, since a row's chain of operations is
+ * longer than what processors look ahead: shorter ones of several rows overlap. `last` is where U's last gate begins
+ * from, or NULL. */
+#define FOR_TILE_ROWS(k, s, h, slots, last, first, second)                                                             \
     do {                                                                                                               \
         const layer_plan *p_ = (k)->plan;                                                                              \
-        const gates_product product_ = states_product(k, s, h);                                                        \
+        const REAL *seen_ = states_seen(k, s, h), *last_ = last;                                                       \
+        const gates_product product_ = {p_->H, p_->h_masked ? (k)->n * p_->H : 0, p_->U};                              \
         const int64_t most_ = gate_tile_rows(p_->u_gates);                                                             \
         REAL pre_[6 * 4 * LANES];                                                                                      \
-        const REAL *from_[6], *last_ = last;                                                                           \
+        const REAL *from_[6], *A_[6];                                                                                  \
         for (int64_t u = (k)->u0; u < (k)->u1; u += LANES) {                                                           \
             const int left_ = (int)smaller(LANES, (k)->u1 - u);                                                        \
             for (int64_t b0_ = 0, rows_; b0_ < (k)->n; b0_ += rows_) {                                                 \
                 rows_ = deal_rows((k)->n - b0_, most_);                                                                \
-                for (int64_t r_ = 0; r_ < rows_; r_++)                                                                 \
+                for (int64_t r_ = 0; r_ < rows_; r_++) {                                                               \
+                    A_[r_] = seen_ + (b0_ + r_) * p_->H;                                                               \
                     from_[r_] = slots_source(k, b0_ + r_, s, slots) + p_->u_slot + u;                                  \
-                gates_multiply(p_->u_gates, &product_, u, b0_, (int)rows_, from_, p_->H, last_ ? last_ + u : NULL,     \
+                }                                                                                                      \
+                gates_multiply(p_->u_gates, &product_, u, (int)rows_, A_, from_, p_->H, last_ ? last_ + u : NULL,      \
                                pre_, 4 * LANES, LANES);                                                                \
                 if (left_ == LANES) {                                                                                  \
                     for (int64_t r_ = 0; r_ < rows_; r_++)                                                             \
-                        row(b0_ + r_, u, LANES, pre_ + r_ * 4 * LANES, from_[r_] - p_->u_slot);                        \
+                        first(b0_ + r_, u, LANES, pre_ + r_ * 4 * LANES, from_[r_] - p_->u_slot);                      \
+                    for (int64_t r_ = 0; r_ < rows_; r_++) second(b0_ + r_, u, LANES, pre_ + r_ * 4 * LANES);          \
                 } else {                                                                                               \
                     for (int64_t r_ = 0; r_ < rows_; r_++)                                                             \
-                        row(b0_ + r_, u, left_, pre_ + r_ * 4 * LANES, from_[r_] - p_->u_slot);                        \
+                        first(b0_ + r_, u, left_, pre_ + r_ * 4 * LANES, from_[r_] - p_->u_slot);                      \
+                    for (int64_t r_ = 0; r_ < rows_; r_++) second(b0_ + r_, u, left_, pre_ + r_ * 4 * LANES);          \
                 }                                                                                                      \
             }                                                                                                          \
         }                                                                                                              \
@@ -312,17 +335,28 @@ static void dstates_accumulate(const layer_task *k, int64_t s0, int64_t steps, i
     }
 }
 
+/* The sums over a block's rows of `vectors` vectors of the slots from s on. */
+INLINE void slots_sum(const layer_task *k, const int vectors, int64_t M, const REAL *dslots, int64_t s, int64_t end) {
+    vreal sum[4];
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; v++) sum[v] = vload_n(k->db + s + v * LANES, (int)smaller(LANES, end - s - v * LANES));
+    for (int64_t m = 0; m < M; m++)
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) /* slots_block is readable beyond its end */
+            sum[v] = sum[v] + vload(dslots + m * k->plan->lds + s + v * LANES);
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; v++) vstore_n(k->db + s + v * LANES, sum[v], (int)smaller(LANES, end - s - v * LANES));
+}
+
 static void dbias_accumulate(const layer_task *k, int64_t steps, const REAL *dslots) {
     const layer_plan *p = k->plan;
-    const int64_t H = p->H, M = steps * k->n, whole = k->members == 1 ? p->S : k->u1 - k->u0;
-    for (int64_t first = k->members == 1 ? 0 : k->u0; first < p->S; first += k->members == 1 ? p->S : H)
-        for (int64_t s = first; s < first + whole; s += LANES) {
-            const int part = (int)smaller(LANES, first + whole - s);
-            vreal sum = vload_n(k->db + s, part);
-            for (int64_t m = 0; m < M; m++)
-                sum = sum + vload(dslots + m * p->lds + s); /* slots_block is readable beyond its end */
-            vstore_n(k->db + s, sum, part);
-        }
+    const int64_t M = steps * k->n, alone = k->members == 1;
+    for (int64_t g = 0; g < (alone ? 1 : 4); g++) {
+        int64_t s = alone ? 0 : g * p->H + k->u0;
+        const int64_t end = alone ? p->S : g * p->H + k->u1;
+        for (; end - s > 3 * LANES; s += 4 * LANES) slots_sum(k, 4, M, dslots, s, end);
+        for (; s < end; s += LANES) slots_sum(k, 1, M, dslots, s, end);
+    }
 }
 
 /* Calls unit(b, u, part) for all owned units u of the task's rows b that are not masked at this time, LANES units at a
@@ -362,20 +396,25 @@ static void backward_begin(const layer_task *k) {
     for (int s = 0; s < 4; s++) row_zero(k->db + s * p->H + k->u0, k->u1 - k->u0);
 }
 
-/* dh += what reaches the outputs of step s: at a valid step dy, and what later masked steps, whose outputs repeat this
- * one, passed back; at a masked step dy is passed back further, or lost where such outputs are zero. */
+/* Without a mask: the gradient of row b's outputs of step s, from unit u on, or NULL where there is none. */
+INLINE const REAL *dy_now(const layer_task *k, int64_t b, int64_t s, int64_t u) {
+    const frnn_call *call = k->plan->call;
+    if (call->mask || !call->dy || (!call->sequences && s < call->T - 1)) return NULL;
+    return (const REAL *)call->dy + output_row(k, b, s) + u;
+}
+
+/* With a mask: dh += what reaches the outputs of step s: at a valid step dy, and what later masked steps, whose outputs
+ * repeat this one, passed back; at a masked step dy is passed back further, or lost where such outputs are zero. */
 static void dy_collect(const layer_task *k, int64_t s) {
     const layer_plan *p = k->plan;
     const frnn_call *call = p->call;
     const int64_t H = p->H, N = k->u1 - k->u0, time = time_of(p, s),
                   seen = call->dy && (call->sequences || s == p->T - 1);
-    if (!call->mask && !seen) return;
+    if (!call->mask) return;
     for (int64_t b = 0; b < k->n; b++) {
         const REAL *dy = seen ? (const REAL *)call->dy + output_row(k, b, s) + k->u0 : NULL;
         REAL *dh = k->dh + b * H + k->u0, *carry = k->dy_carry + b * H + k->u0;
-        if (!call->mask) {
-            row_add(dh, dy, N);
-        } else if (!is_masked(k, b, time)) {
+        if (!is_masked(k, b, time)) {
             if (dy) row_add(dh, dy, N);
             row_add(dh, carry, N);
             row_zero(carry, N);

@@ -5,11 +5,11 @@
 #include "layer.h"
 #include "vmath.h"
 
-/* One row: pre holds i, f, g, o before their activations, a vector each; slots, unless NULL, get the activated gates.
- * In place is allowed, c over c_before. At a masked row the states after the step are those before. `part` is LANES, or
- * how many units are left. */
-INLINE void lstm_unit(const REAL *pre, REAL *slots, int64_t H, const REAL *c_before, REAL *c_after,
-                      const REAL *h_before, REAL *h, const int masked, const int part) {
+/* One row, up to c: pre holds i, f, g, o before their activations, a vector each, and then, of those, o and c in the
+ * place of g; slots, unless NULL, get the activated gates. At a masked row c is as before. `part` is LANES, or how many
+ * units are left. c_after may be c_before. */
+INLINE void lstm_unit_cell(REAL *pre, REAL *slots, int64_t H, const REAL *c_before, REAL *c_after, const int masked,
+                           const int part) {
     const vreal i = vsigmoid(vload(pre)), f = vsigmoid(vload(pre + LANES));
     const vreal g = vtanh(vload(pre + 2 * LANES)), o = vsigmoid(vload(pre + 3 * LANES));
     const vreal before = vload_n(c_before, part), c = vfma(f, before, i * g);
@@ -20,18 +20,31 @@ INLINE void lstm_unit(const REAL *pre, REAL *slots, int64_t H, const REAL *c_bef
         vstore_n(slots + 3 * H, o, part);
     }
     vstore_n(c_after, masked ? before : c, part);
-    vstore_n(h, masked ? vload_n(h_before, part) : o * vtanh(c), part);
+    vstore(pre + 2 * LANES, c);
+    vstore(pre + 3 * LANES, o);
+}
+
+/* Then its output, which is its state; y is NULL, or gets it too. */
+INLINE void lstm_unit_output(const REAL *pre, const REAL *h_before, REAL *h, REAL *y, const int masked,
+                             const int part) {
+    vreal out = vload(pre + 3 * LANES) * vtanh(vload(pre + 2 * LANES));
+    if (masked) out = vload_n(h_before, part);
+    vstore_n(h, out, part);
+    if (y) vstore_n(y, out, part);
 }
 
 static void lstm_step(const layer_task *k, int64_t s, REAL *slots, const REAL *h_before, const REAL *c_before, REAL *h,
                       REAL *c) {
     const int64_t H = k->plan->H, S = k->plan->S, time = time_of(k->plan, s);
     const int training = k->plan->call->reserve != NULL;
-#define ROW(b, u, part, pre, source)                                                                                   \
-    lstm_unit(pre, training ? slots + (b) * S + u : NULL, H, c_before + (b) * H + u, c + (b) * H + u,                  \
-              h_before + (b) * H + u, h + (b) * H + u, is_masked(k, b, time), part)
-    FOR_TILE_ROWS(k, s, h_before, slots, NULL, ROW);
-#undef ROW
+#define CELL(b, u, part, pre, source)                                                                                  \
+    lstm_unit_cell(pre, training ? slots + (b) * S + u : NULL, H, c_before + (b) * H + u, c + (b) * H + u,             \
+                   is_masked(k, b, time), part)
+#define OUTPUT(b, u, part, pre)                                                                                        \
+    lstm_unit_output(pre, h_before + (b) * H + u, h + (b) * H + u, output_now(k, b, s, u), is_masked(k, b, time), part)
+    FOR_TILE_ROWS(k, s, h_before, slots, NULL, CELL, OUTPUT);
+#undef CELL
+#undef OUTPUT
 }
 
 /* Inference has two states h, before and after a step, and one c, cT; training has the reserve's, one before each
@@ -63,13 +76,14 @@ static void lstm_forward_task(layer_plan *p, int64_t index, int64_t member, int6
     if (training) state_store(&k, call->cT, k.c + p->T * nH);
 }
 
-/* One row of one step back: dh is the whole gradient of h, dc that of c from the step after; dc becomes that of
- * c_before, and dh zero, since all of h_before's comes through U. */
-INLINE void lstm_unit_back(const REAL *slots, int64_t H, const REAL *c_before, const REAL *c, REAL *dh, REAL *dc,
-                           REAL *dslots, const int part) {
+/* One row of one step back: dh and dy, which may be NULL, are the gradient of h, dc that of c from the step after; dc
+ * becomes that of c_before, and dh zero, since all of h_before's comes through U. */
+INLINE void lstm_unit_back(const REAL *slots, int64_t H, const REAL *c_before, const REAL *c, const REAL *dy, REAL *dh,
+                           REAL *dc, REAL *dslots, const int part) {
     const vreal i = vload_n(slots, part), f = vload_n(slots + H, part), g = vload_n(slots + 2 * H, part),
                 o = vload_n(slots + 3 * H, part);
-    const vreal one = vset(1), tanh_c = vtanh(vload_n(c, part)), dh_all = vload_n(dh, part);
+    const vreal one = vset(1), tanh_c = vtanh(vload_n(c, part));
+    const vreal dh_all = dy ? vload_n(dh, part) + vload_n(dy, part) : vload_n(dh, part);
     const vreal dc_all = vfma(dh_all * o, one - tanh_c * tanh_c, vload_n(dc, part));
     vstore_n(dslots, dc_all * g * i * (one - i), part);
     vstore_n(dslots + H, dc_all * vload_n(c_before, part) * f * (one - f), part);
@@ -85,8 +99,8 @@ static void lstm_step_back(const layer_task *k, int64_t s, REAL *dslots) {
     dy_collect(k, s);
     dslots_mask(k, s, dslots);
 #define UNIT(b, u, part)                                                                                               \
-    lstm_unit_back(slots + b * S + u, H, c_before + b * H + u, c + b * H + u, k->dh + b * H + u, k->dc + b * H + u,    \
-                   dslots + b * lds + u, part)
+    lstm_unit_back(slots + b * S + u, H, c_before + b * H + u, c + b * H + u, dy_now(k, b, s, u), k->dh + b * H + u,   \
+                   k->dc + b * H + u, dslots + b * lds + u, part)
     FOR_UNITS(k, time_of(k->plan, s), UNIT);
 #undef UNIT
     meet(k);

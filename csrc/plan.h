@@ -58,7 +58,9 @@ typedef struct {
     /* per task, `per_task` apart; the pointers are the first task's */
     int64_t per_task;
     REAL *x_block, *slots_block, *h_block, *h_now, *dh, *dc, *dy_carry, *row, *dW, *dU, *db;
-    REAL *dwords; /* with token ids: (V, GH), the gradients of the slots that W sees, summed per word */
+    REAL *dwords;        /* with token ids: (V, GH), the gradients of the slots that W sees, summed per word */
+    const REAL **x_rows; /* (members, block * rows), where the rows of inputs of a block begin, */
+    int64_t row_reals;   /* and what one member's take */
 } layer_plan;
 
 /* One member's view of one task. */
@@ -73,6 +75,7 @@ typedef struct {
     REAL *dh, *dc, *dy_carry, *row; /* (n, H) */
     REAL *dW, *dU, *db;             /* (I, GH), (H, GH) in Keras' order, (S) in the order of the slots */
     REAL *dwords;
+    const REAL **x_rows;
     REAL *slots, *h, *c; /* the reserve's: (T, n, S), (T, n, H) before each step, (T + 1, n, H) */
 } layer_task;
 
@@ -151,7 +154,11 @@ static int64_t lay_out(layer_plan *p, REAL *m) {
         p->words = take(m, &at, V * GH + 2 * LANES);
     }
     const int64_t shared = at;
-    p->x_block = take(m, &at, V ? 0 : block_rows * p->ldx * (p->backward ? 1 : p->x_groups));
+    const int64_t x_copies = V ? 0 : p->backward ? 1 : p->call->x_masks ? p->x_groups : 0;
+    p->x_block = take(m, &at, x_copies * block_rows * p->ldx);
+    const int64_t pointers = V || p->backward ? 0 : block_rows * (int64_t)sizeof(REAL *) * 8 / REAL_BITS;
+    p->row_reals = (pointers + 15) / 16 * 16;
+    p->x_rows = (const REAL **)take(m, &at, p->row_reals * p->members);
     /* products read beyond the last row */
     p->slots_block = take(m, &at,
                           p->backward ? block_rows * p->lds + 2 * LANES
@@ -267,6 +274,7 @@ static layer_task task_make(layer_plan *p, int64_t index, int64_t member, int64_
         k.db = p->db + off, k.dwords = p->dwords + off;
     } else {
         k.h_now = p->h_now + off;
+        k.x_rows = (const REAL **)((REAL *)p->x_rows + off + member * p->row_reals);
     }
     if (p->call->reserve) {
         k.slots = (REAL *)p->call->reserve + b0 * reserve_row(p->call);
