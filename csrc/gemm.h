@@ -54,16 +54,29 @@ static void gemm_pack(int64_t K, int64_t N, const REAL *RESTRICT B, int64_t k_st
     }
 }
 
-/* Weights (K, gates * H) for gates_multiply: [vector of units][k][gate][lane], units beyond H zero. The packed order
- * of the gates begins with `first`. Packs units [u0, u1), u0 being a multiple of LANES. */
-static void gates_pack(int64_t K, int64_t H, int gates, int first, int64_t columns, const REAL *RESTRICT B,
+/* Weights (K, all * H) for gates_multiply, the first `gates` of `all` in an order that begins with `first`: [vector of
+ * units][k][gate][lane], units beyond H zero. Packs units [u0, u1), u0 being a multiple of LANES. */
+static void gates_pack(int64_t K, int64_t H, int gates, int first, int all, const REAL *RESTRICT B,
                        REAL *RESTRICT packed, int64_t u0, int64_t u1) {
     for (int64_t u = u0; u < u1; u += LANES) {
         const int part = (int)(u1 - u < LANES ? u1 - u : LANES);
         REAL *to = packed + u * K * gates;
         for (int64_t k = 0; k < K; k++)
             for (int g = 0; g < gates; g++, to += LANES)
-                vstore(to, vload_n(B + k * columns + (g + first) % gates * H + u, part));
+                vstore(to, vload_n(B + k * all * H + (g + first) % all * H + u, part));
+    }
+}
+
+/* The transposes of weights' (N, H) blocks of columns, one for each gate, for gates_multiply: [vector of n][k][gate]
+ * [lane], k being a gate's unit. Packs n of [n0, n1), n0 being a multiple of LANES. */
+static void gates_pack_transposed(int64_t H, int gates, int first, int all, const REAL *RESTRICT B,
+                                  REAL *RESTRICT packed, int64_t n0, int64_t n1) {
+    for (int64_t n = n0; n < n1; n += LANES) {
+        REAL *to = packed + n * H * gates;
+        for (int64_t k = 0; k < H; k++)
+            for (int g = 0; g < gates; g++, to += LANES)
+                for (int lane = 0; lane < LANES; lane++)
+                    to[lane] = n + lane < n1 ? B[(n + lane) * all * H + (g + first) % all * H + k] : 0;
     }
 }
 

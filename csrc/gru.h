@@ -22,14 +22,15 @@ INLINE void gru_unit_gates(REAL *pre, const REAL *source, REAL *slots, int64_t H
 
 /* Then the state, and the activated candidate into its slot; y is NULL, or gets the state too. At a masked row the
  * state is as before. */
-INLINE void gru_unit_output(const REAL *pre, REAL *slots, const REAL *h_before, REAL *h, REAL *y, const int masked,
-                            const int part) {
+INLINE vreal gru_unit_output(const REAL *pre, REAL *slots, const REAL *h_before, REAL *h, REAL *y, const int masked,
+                             const int part) {
     const vreal candidate = vtanh(vload(pre + 2 * LANES)), before = vload_n(h_before, part);
     vreal out = vfma(vload(pre), before - candidate, candidate);
     if (masked) out = before;
     if (slots) vstore_n(slots, candidate, part);
     vstore_n(h, out, part);
     if (y) vstore_n(y, out, part);
+    return out;
 }
 
 /* Reset before, first half: the gates, and q = r * h under the candidate's recurrent dropout mask, which U then sees;
@@ -46,18 +47,19 @@ INLINE void gru_unit_reset(const REAL *pre, const REAL *source, REAL *slots, int
 }
 
 /* Reset before, second half: slot h is now complete. */
-INLINE void gru_unit_candidate(REAL *slots, int64_t H, const REAL *h_before, REAL *h, REAL *y, const int part) {
+INLINE vreal gru_unit_candidate(REAL *slots, int64_t H, const REAL *h_before, REAL *h, REAL *y, const int part) {
     const vreal candidate = vtanh(vload_n(slots, part));
     const vreal out = vfma(vload_n(slots + H, part), vload_n(h_before, part) - candidate, candidate);
     vstore_n(slots, candidate, part);
     vstore_n(h, out, part);
     if (y) vstore_n(y, out, part);
+    return out;
 }
 
 /* The mask of the candidate's recurrent product for row b from unit u on, or NULL. */
 INLINE const REAL *candidate_mask(const layer_task *k, int64_t b, int64_t u) {
     const layer_plan *p = k->plan;
-    return p->h_masked ? (const REAL *)p->call->h_mask + (2 * p->B + k->b0 + b) * p->H + u : NULL;
+    return p->h_masked ? state_mask(k, b, 2) + u : NULL;
 }
 
 static void gru_step(const layer_task *k, int64_t s, REAL *slots, const REAL *h_before, REAL *h) {
@@ -67,8 +69,10 @@ static void gru_step(const layer_task *k, int64_t s, REAL *slots, const REAL *h_
     if (p->call->reset_after) {
 #define GATES(b, u, part, pre, source) gru_unit_gates(pre, source, training ? slots + (b) * S + u : NULL, H, part)
 #define OUTPUT(b, u, part, pre)                                                                                        \
-    gru_unit_output(pre, training ? slots + (b) * S + u : NULL, h_before + (b) * H + u, h + (b) * H + u,               \
-                    output_now(k, b, s, u), is_masked(k, b, time), part)
+    state_ready(k, s + 1, b, u,                                                                                        \
+                gru_unit_output(pre, training ? slots + (b) * S + u : NULL, h_before + (b) * H + u, h + (b) * H + u,   \
+                                output_now(k, b, s, u), is_masked(k, b, time), part),                                  \
+                part)
         FOR_TILE_ROWS(k, s, h_before, slots, p->bias + 3 * H, GATES, OUTPUT);
 #undef GATES
 #undef OUTPUT
@@ -84,11 +88,21 @@ static void gru_step(const layer_task *k, int64_t s, REAL *slots, const REAL *h_
     /* q lies in slot 3 of each row; its dropout mask is in it already */
     gemm_packed(k->n, k->u1 - k->u0, H, slots + 3 * H, S, p->Uc + k->u0 * H, H, 0, slots + k->u0, S, NULL);
 #define UNIT(b, u, part)                                                                                               \
-    gru_unit_candidate(slots + b * S + u, H, h_before + b * H + u, h + b * H + u, output_now(k, b, s, u), part)
+    state_ready(                                                                                                       \
+        k, s + 1, b, u,                                                                                                \
+        gru_unit_candidate(slots + b * S + u, H, h_before + b * H + u, h + b * H + u, output_now(k, b, s, u), part),   \
+        part)
     FOR_UNITS(k, time, UNIT);
 #undef UNIT
-    for (int64_t b = 0; p->call->mask && b < k->n; b++)
-        if (is_masked(k, b, time)) row_copy(h + b * H + k->u0, h_before + b * H + k->u0, k->u1 - k->u0);
+    /* at masked rows the states go on, and so does what U sees of them */
+    for (int64_t b = 0; p->call->mask && b < k->n; b++) {
+        if (!is_masked(k, b, time)) continue;
+        row_copy(h + b * H + k->u0, h_before + b * H + k->u0, k->u1 - k->u0);
+        for (int64_t u = k->u0; u < k->u1; u += LANES) {
+            const int part = (int)smaller(LANES, k->u1 - u);
+            state_ready(k, s + 1, b, u, vload_n(h + b * H + u, part), part);
+        }
+    }
 }
 
 static void gru_forward_task(layer_plan *p, int64_t index, int64_t member, int64_t members) {
@@ -97,7 +111,7 @@ static void gru_forward_task(layer_plan *p, int64_t index, int64_t member, int64
     const int64_t nH = k.n * p->H, training = call->reserve != NULL;
     REAL *hT = (REAL *)call->hT + k.b0 * p->H;
     state_load(&k, training ? k.h : k.h_now, call->h0);
-    states_ready(&k, 0, training ? k.h : k.h_now);
+    if (p->h_masked) states_mask(&k, 1, training ? k.h : k.h_now, k.h_block);
     meet(&k);
     for (int64_t s0 = 0; s0 < p->T; s0 += p->block) {
         const int64_t steps = smaller(p->block, p->T - s0);
@@ -108,7 +122,6 @@ static void gru_forward_task(layer_plan *p, int64_t index, int64_t member, int64
             REAL *h = s == p->T - 1 ? hT : training ? k.h + (s + 1) * nH : k.h_now + (~s & 1) * nH;
             gru_step(&k, s, slots, h_before, h);
             output_store(&k, s, h);
-            states_ready(&k, s + 1, h);
             meet(&k);
         }
     }
@@ -164,7 +177,7 @@ static void gru_step_back(const layer_task *k, int64_t s, REAL *dslots) {
 #undef UNIT
     }
     meet(k);
-    dstates_multiply(k, 0, reset_after ? 3 : 2, dslots);
+    dstates_multiply(k, dslots);
 }
 
 static void gru_backward_task(layer_plan *p, int64_t index, int64_t member, int64_t members) {
@@ -174,8 +187,13 @@ static void gru_backward_task(layer_plan *p, int64_t index, int64_t member, int6
     for (int64_t s0 = (blocks - 1) * p->block; s0 >= 0; s0 -= p->block) {
         const int64_t steps = smaller(p->block, p->T - s0);
         for (int64_t s = s0 + steps - 1; s >= s0; s--) gru_step_back(&k, s, k.slots_block + (s - s0) * k.n * p->lds);
-        dinputs_multiply(&k, s0, steps, k.slots_block);
-        dstates_accumulate(&k, s0, steps, p->u_gates, k.h + s0 * k.n * H, k.slots_block);
+        if (p->call->ids) {
+            words_accumulate(&k, s0, steps, k.slots_block);
+        } else {
+            dinputs_multiply(&k, s0, steps, k.slots_block);
+            dinputs_accumulate(&k, s0, steps, k.slots_block);
+        }
+        dstates_accumulate(&k, s0, steps, k.h + s0 * k.n * H, k.slots_block);
         if (!p->call->reset_after) /* U's candidate part saw q, slot 3, and its gradient is slot 0 */
             weights_accumulate(&k, s0, H, steps * k.n, k.slots + s0 * k.n * p->S + 3 * H, p->S, k.slots_block, 0, 1,
                                k.dU, 2);

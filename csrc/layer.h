@@ -66,60 +66,60 @@ static void output_store(const layer_task *k, int64_t s, const REAL *h) {
     }
 }
 
-INLINE const REAL *input_mask(const layer_task *k, int64_t b, int gate) {
-    const frnn_call *call = k->plan->call;
-    return call->x_masks ? (const REAL *)call->x_mask + (gate * call->B + k->b0 + b) * call->I : NULL;
-}
-
-/* to (steps, n, ldx) = the owned inputs of steps [s0, s0 + steps), under the dropout mask of one gate. A sample's steps
- * lie side by side in x, so the loop over them is the inner one: strides as long as a sequence would miss every cache.
- */
-static void inputs_gather(const layer_task *k, int64_t s0, int64_t steps, int gate, REAL *to) {
-    const layer_plan *p = k->plan;
-    const int64_t I = p->I, N = k->i1 - k->i0;
-    for (int64_t b = 0; b < k->n; b++) {
-        const REAL *x = (const REAL *)p->call->x + (k->b0 + b) * p->T * I + k->i0, *x_mask = input_mask(k, b, gate);
-        REAL *row = to + b * p->ldx + k->i0;
-        for (int64_t s = s0; s < s0 + steps; s++, row += k->n * p->ldx) {
-            if (x_mask)
-                row_multiply(row, x + time_of(p, s) * I, x_mask + k->i0, N);
-            else
-                row_copy(row, x + time_of(p, s) * I, N);
-        }
-    }
-}
-
-/* The owned inputs' dx = or += x_block, under the dropout mask of one gate. */
-static void inputs_scatter(const layer_task *k, int64_t s0, int64_t steps, int gate, int add) {
-    const layer_plan *p = k->plan;
-    const int64_t I = p->I, N = k->i1 - k->i0;
-    for (int64_t b = 0; b < k->n; b++) {
-        const REAL *x_mask = input_mask(k, b, gate), *from = k->x_block + b * p->ldx + k->i0;
-        REAL *dx = (REAL *)p->call->dx + (k->b0 + b) * p->T * I + k->i0;
-        for (int64_t s = s0; s < s0 + steps; s++, from += k->n * p->ldx) {
-            REAL *to = dx + time_of(p, s) * I;
-            if (!x_mask)
-                row_copy(to, from, N);
-            else if (add)
-                row_multiply_add(to, from, x_mask + k->i0, N);
-            else
-                row_multiply(to, from, x_mask + k->i0, N);
-        }
-    }
-}
-
-/* to = the owned units of h under the recurrent dropout mask of one of U's gates, for `steps` x n rows of h. */
-static void states_mask(const layer_task *k, int64_t steps, int gate, const REAL *h, REAL *to) {
-    const layer_plan *p = k->plan;
-    const int64_t H = p->H;
-    const REAL *h_mask = (const REAL *)p->call->h_mask + (gate * p->B + k->b0) * H;
-    for (int64_t s = 0; s < steps; s++)
-        for (int64_t b = 0; b < k->n; b++, h += H, to += H)
-            row_multiply(to + k->u0, h + k->u0, h_mask + b * H + k->u0, k->u1 - k->u0);
-}
-
 /* The gate, in Keras' order, whose dropout mask goes with W's packed gate g. */
 INLINE int w_gate(const layer_plan *p, int g) { return p->x_groups > 1 && p->u_slot ? (g + 2) % 3 : g; }
+
+/* Row b's dropout mask of the inputs for W's packed gate g, or NULL. */
+INLINE const REAL *input_mask(const layer_task *k, int64_t b, int g) {
+    const frnn_call *call = k->plan->call;
+    return call->x_masks ? (const REAL *)call->x_mask + (w_gate(k->plan, g) * call->B + k->b0 + b) * call->I : NULL;
+}
+
+/* Row b's recurrent dropout mask for U's gate g. */
+INLINE const REAL *state_mask(const layer_task *k, int64_t b, int g) {
+    const frnn_call *call = k->plan->call;
+    return (const REAL *)call->h_mask + (g * call->B + k->b0 + b) * call->H;
+}
+
+/* x_block (x_groups, block, n, ldx) = the owned inputs of steps [s0, s0 + steps), under the dropout mask of each group.
+ * A sample's steps lie side by side in x, so the loop over them is the inner one: strides as long as a sequence would
+ * miss every cache. */
+static void inputs_gather(const layer_task *k, int64_t s0, int64_t steps) {
+    const layer_plan *p = k->plan;
+    const int64_t I = p->I, N = k->i1 - k->i0;
+    for (int g = 0; g < p->x_groups; g++)
+        for (int64_t b = 0; b < k->n; b++) {
+            const REAL *x = (const REAL *)p->call->x + (k->b0 + b) * p->T * I + k->i0, *x_mask = input_mask(k, b, g);
+            REAL *row = k->x_block + g * p->x_group_reals + b * p->ldx + k->i0;
+            for (int64_t s = s0; s < s0 + steps; s++, row += k->n * p->ldx) {
+                if (x_mask)
+                    row_multiply(row, x + time_of(p, s) * I, x_mask + k->i0, N);
+                else
+                    row_copy(row, x + time_of(p, s) * I, N);
+            }
+        }
+}
+
+/* Units u of row b under the recurrent dropout mask of each gate, to `to` and on, a gate `stride` after the one before.
+ */
+INLINE void state_mask_store(const layer_task *k, int64_t b, int64_t u, vreal h, REAL *to, int64_t stride,
+                             const int part) {
+    const layer_plan *p = k->plan;
+    const REAL *mask = state_mask(k, b, 0) + u;
+    for (int g = 0; g < p->u_gates; g++, mask += p->B * p->H, to += stride) vstore_n(to, h * vload_n(mask, part), part);
+}
+
+/* to (u_gates, steps, n, H) = the owned units of h (steps, n, H) under the recurrent dropout mask of each gate. */
+static void states_mask(const layer_task *k, int64_t steps, const REAL *h, REAL *to) {
+    const int64_t H = k->plan->H, rows = steps * k->n;
+    for (int64_t m = 0, b = 0; m < rows; m++, b = b + 1 == k->n ? 0 : b + 1) {
+        int64_t u = k->u0, at = m * H + u;
+        for (; u + LANES <= k->u1; u += LANES, at += LANES)
+            state_mask_store(k, b, u, vload(h + at), to + at, rows * H, LANES);
+        const int left = (int)(k->u1 - u);
+        if (left) state_mask_store(k, b, u, vload_part(h + at, left), to + at, rows * H, left);
+    }
+}
 
 /* -- products over a block or a step, forward -----------------------------------------------------------------------
  */
@@ -175,17 +175,16 @@ static void words_multiply(void *plan, int64_t index) {
 static void inputs_multiply(const layer_task *k, int64_t s0, int64_t steps, REAL *slots) {
     const layer_plan *p = k->plan;
     if (p->call->ids) return;
-    const int64_t gate_block = p->x_groups > 1 ? p->block * p->rows * p->ldx : 0;
     const REAL **x_rows = k->x_rows;
     for (int64_t s = s0; s < s0 + steps; s++)
         for (int64_t b = 0; b < k->n; b++)
             *x_rows++ = p->call->x_masks ? k->x_block + ((s - s0) * k->n + b) * p->ldx
                                          : (const REAL *)p->call->x + ((k->b0 + b) * p->T + time_of(p, s)) * p->I;
     if (p->call->x_masks) {
-        for (int g = 0; g < p->x_groups; g++) inputs_gather(k, s0, steps, w_gate(p, g), k->x_block + g * gate_block);
+        inputs_gather(k, s0, steps);
         meet(k);
     }
-    slots_begin(p, steps * k->n, k->x_rows, gate_block, k->u0, k->u1, slots, p->S);
+    slots_begin(p, steps * k->n, k->x_rows, p->x_groups > 1 ? p->x_group_reals : 0, k->u0, k->u1, slots, p->S);
 }
 
 /* Where row b's slots begin from, those that W sees: its own, or its word's. */
@@ -200,12 +199,12 @@ INLINE const REAL *states_seen(const layer_task *k, int64_t s, const REAL *h) {
     return p->h_masked ? k->h_block + (s & 1) * p->u_gates * k->n * p->H : h;
 }
 
-/* Makes what states_seen gives at step s, from the states before it. */
-static void states_ready(const layer_task *k, int64_t s, const REAL *h) {
+/* Makes what states_seen gives at step s: for units u of row b, from the states before it. */
+INLINE void state_ready(const layer_task *k, int64_t s, int64_t b, int64_t u, vreal h, const int part) {
     const layer_plan *p = k->plan;
     const int64_t nH = k->n * p->H;
-    for (int g = 0; p->h_masked && s < p->T && g < p->u_gates; g++)
-        states_mask(k, 1, g, h, k->h_block + ((s & 1) * p->u_gates + g) * nH);
+    if (p->h_masked && s < p->T)
+        state_mask_store(k, b, u, h, k->h_block + (s & 1) * p->u_gates * nH + b * p->H + u, nH, part);
 }
 
 /* Slots of U's gates for all owned units and rows of step s, tile by tile, in `pre` (rows, 4 LANES). For each tile
@@ -247,22 +246,98 @@ static void states_ready(const layer_task *k, int64_t s, const REAL *h) {
 /* -- products over a block or a step, backward ----------------------------------------------------------------------
  */
 
-/* The owned units' dh += dslots U^T for U's gates [first, last), each under its recurrent dropout mask. */
-static void dstates_multiply(const layer_task *k, int first, int last, const REAL *dslots) {
+/* For M rows of dslots, columns [n0, n1), N columns in all: each gate's dslots B_g^T, from the slot on that the gates
+ * of B begin with, B packed by gates_pack_transposed; tile by tile, calls row(m, n, part, pre) with a vector for each
+ * gate in pre. The product for gradients that go through masks of each gate: they are applied before the gates are
+ * summed. */
+#define FOR_GATE_PRODUCTS(k, M, gates, B, slots, n0, n1, row)                                                          \
+    do {                                                                                                               \
+        const layer_plan *p_ = (k)->plan;                                                                              \
+        const gates_product product_ = {p_->H, p_->H, B};                                                              \
+        REAL pre_[6 * 4 * LANES];                                                                                      \
+        const REAL *from_[6], *A_[6];                                                                                  \
+        for (int r_ = 0; r_ < 6; r_++) from_[r_] = p_->zeros;                                                          \
+        for (int64_t n = n0; n < n1; n += LANES) {                                                                     \
+            const int left_ = (int)smaller(LANES, n1 - n);                                                             \
+            for (int64_t m0_ = 0, rows_; m0_ < M; m0_ += rows_) {                                                      \
+                rows_ = deal_rows(M - m0_, gate_tile_rows(gates));                                                     \
+                for (int64_t r_ = 0; r_ < rows_; r_++) A_[r_] = (slots) + (m0_ + r_) * p_->lds;                        \
+                gates_multiply(gates, &product_, n, (int)rows_, A_, from_, 0, NULL, pre_, 4 * LANES, LANES);           \
+                for (int64_t r_ = 0; r_ < rows_; r_++) row(m0_ + r_, n, left_, pre_ + r_ * 4 * LANES);                 \
+            }                                                                                                          \
+        }                                                                                                              \
+    } while (0)
+
+/* to + the gates' vectors in pre, gate g's times what lies at mask + g * mask_stride. */
+INLINE void gates_sum(REAL *to, const REAL *pre, int gates, const REAL *mask, int64_t mask_stride, const int add,
+                      const int part) {
+    vreal sum = add ? vload_n(to, part) : vset(0);
+    for (int g = 0; g < gates; g++) sum = vfma(vload(pre + g * LANES), vload_n(mask + g * mask_stride, part), sum);
+    vstore_n(to, sum, part);
+}
+
+/* The owned units' dh += dslots U^T for U's gates, but for the candidate of a GRU with reset before; each under its
+ * recurrent dropout mask. */
+static void dstates_multiply(const layer_task *k, const REAL *dslots) {
     const layer_plan *p = k->plan;
-    const int64_t H = p->H, N = k->u1 - k->u0;
-    const REAL *u_slots = dslots + p->u_slot, *Ut = p->Ut + k->u0 * p->GH;
+    const int64_t H = p->H, mask_stride = p->B * H;
+    const REAL *u_slots = dslots + p->u_slot;
     if (!p->h_masked) {
-        gemm_packed(k->n, N, (last - first) * H, u_slots + first * H, p->lds, Ut, p->GH, first * H, k->dh + k->u0, H,
-                    NULL);
+        gemm_packed(k->n, k->u1 - k->u0, p->u_gates * H, u_slots, p->lds, p->Ut + k->u0 * p->GH, p->GH, 0,
+                    k->dh + k->u0, H, NULL);
         return;
     }
-    for (int g = first; g < last; g++) {
-        gemm_packed(k->n, N, H, u_slots + g * H, p->lds, Ut, p->GH, g * H, k->row + k->u0, H, p->zeros);
-        const REAL *h_mask = (const REAL *)p->call->h_mask + (g * p->B + k->b0) * H;
-        for (int64_t b = 0; b < k->n; b++)
-            row_multiply_add(k->dh + b * H + k->u0, k->row + b * H + k->u0, h_mask + b * H + k->u0, N);
+#define ROW(b, u, part, pre)                                                                                           \
+    gates_sum(k->dh + (b) * H + u, pre, p->u_gates, state_mask(k, b, 0) + u, mask_stride, 1, part)
+    FOR_GATE_PRODUCTS(k, k->n, p->u_gates, p->Ug, u_slots, k->u0, k->u1, ROW);
+#undef ROW
+}
+
+/* The owned inputs' dx of a block. */
+static void dinputs_multiply(const layer_task *k, int64_t s0, int64_t steps, const REAL *dslots) {
+    const layer_plan *p = k->plan;
+    const int64_t I = p->I, N = k->i1 - k->i0, M = steps * k->n, mask_stride = p->B * I;
+    REAL *dx = (REAL *)p->call->dx + k->b0 * p->T * I;
+    if (p->x_groups > 1) {
+        /* packed gates are in the order of the slots, masks in Keras' order: for a GRU its last one comes first */
+#define ROW(m, i, part, pre)                                                                                           \
+    do {                                                                                                               \
+        const int64_t b_ = (m) % k->n;                                                                                 \
+        REAL *to_ = dx + (b_ * p->T + time_of(p, s0 + (m) / k->n)) * I + i;                                            \
+        const int turn_ = p->u_slot ? 1 : 0;                                                                           \
+        if (turn_) gates_sum(to_, pre, 1, input_mask(k, b_, 0) + i, 0, 0, part);                                       \
+        gates_sum(to_, pre + turn_ * LANES, p->gates - turn_, input_mask(k, b_, turn_) + i, mask_stride, turn_, part); \
+    } while (0)
+        FOR_GATE_PRODUCTS(k, M, p->gates, p->Wg, dslots, k->i0, k->i1, ROW);
+#undef ROW
+        return;
     }
+    gemm_packed(M, N, p->GH, dslots, p->lds, p->Wt + k->i0 * p->GH, p->GH, 0, k->x_block + k->i0, p->ldx, p->zeros);
+    for (int64_t b = 0; b < k->n; b++) {
+        const REAL *x_mask = input_mask(k, b, 0), *from = k->x_block + b * p->ldx + k->i0;
+        for (int64_t s = s0; s < s0 + steps; s++, from += k->n * p->ldx) {
+            REAL *to = dx + (b * p->T + time_of(p, s)) * I + k->i0;
+            if (x_mask)
+                row_multiply(to, from, x_mask + k->i0, N);
+            else
+                row_copy(to, from, N);
+        }
+    }
+}
+
+/* With token ids: what a block adds to the words' gradients, from which dx and dW come in the end. */
+static void words_accumulate(const layer_task *k, int64_t s0, int64_t steps, const REAL *dslots) {
+    const layer_plan *p = k->plan;
+    const int64_t H = p->H, units = k->u1 - k->u0;
+    for (int64_t b = 0; b < k->n; b++)
+        for (int64_t s = s0; s < s0 + steps; s++) {
+            REAL *to = k->dwords + word_of(k, b, s) * p->GH;
+            const REAL *from = dslots + ((s - s0) * k->n + b) * p->lds;
+            if (units == H)
+                row_add(to, from, p->GH);
+            else
+                for (int g = 0; g < p->gates; g++) row_add(to + g * H + k->u0, from + g * H + k->u0, units);
+        }
 }
 
 /* C[:, owned units of `gates` gates from `column` on] = or += A^T dslots[those of the slots from `slot` on]; A is
@@ -281,58 +356,38 @@ static void weights_accumulate(const layer_task *k, int64_t s0, int64_t M, int64
                         C + (column + g) * H + k->u0, GH, zeros);
 }
 
-/* dx of a block, and what it adds to dW; with token ids what it adds to dwords, from which both come in the end. */
-static void dinputs_multiply(const layer_task *k, int64_t s0, int64_t steps, const REAL *dslots) {
+/* What a block adds to dW. */
+static void dinputs_accumulate(const layer_task *k, int64_t s0, int64_t steps, const REAL *dslots) {
     const layer_plan *p = k->plan;
-    const int64_t M = steps * k->n, N = p->GH / p->x_groups, H = p->H, units = k->u1 - k->u0;
-    if (p->call->ids) {
-        for (int64_t b = 0; b < k->n; b++)
-            for (int64_t s = s0; s < s0 + steps; s++) {
-                REAL *to = k->dwords + word_of(k, b, s) * p->GH;
-                const REAL *from = dslots + ((s - s0) * k->n + b) * p->lds;
-                if (units == H)
-                    row_add(to, from, p->GH);
-                else
-                    for (int g = 0; g < p->gates; g++) row_add(to + g * H + k->u0, from + g * H + k->u0, units);
-            }
-        return;
-    }
-    for (int g = 0; g < p->x_groups; g++) {
-        gemm_packed(M, k->i1 - k->i0, N, dslots + g * N, p->lds, p->Wt + k->i0 * p->GH, p->GH, g * N,
-                    k->x_block + k->i0, p->ldx, p->zeros);
-        inputs_scatter(k, s0, steps, w_gate(p, g), g > 0);
-    }
-    for (int g = 0; g < p->x_groups; g++) {
-        if (g > 0) meet(k); /* the gate before has been used */
-        inputs_gather(k, s0, steps, w_gate(p, g), k->x_block);
-        meet(k);
-        if (p->x_groups > 1) {
-            weights_accumulate(k, s0, p->I, M, k->x_block, p->ldx, dslots, g, 1, k->dW, w_gate(p, g));
-        } else if (p->u_slot) {
-            weights_accumulate(k, s0, p->I, M, k->x_block, p->ldx, dslots, 0, 1, k->dW, 2);
-            weights_accumulate(k, s0, p->I, M, k->x_block, p->ldx, dslots, 1, 2, k->dW, 0);
-        } else {
-            weights_accumulate(k, s0, p->I, M, k->x_block, p->ldx, dslots, 0, 4, k->dW, 0);
-        }
+    const int64_t M = steps * k->n;
+    inputs_gather(k, s0, steps);
+    meet(k);
+    if (p->x_groups > 1) {
+        for (int g = 0; g < p->gates; g++)
+            weights_accumulate(k, s0, p->I, M, k->x_block + g * p->x_group_reals, p->ldx, dslots, g, 1, k->dW,
+                               w_gate(p, g));
+    } else if (p->u_slot) {
+        weights_accumulate(k, s0, p->I, M, k->x_block, p->ldx, dslots, 0, 1, k->dW, 2);
+        weights_accumulate(k, s0, p->I, M, k->x_block, p->ldx, dslots, 1, 2, k->dW, 0);
+    } else {
+        weights_accumulate(k, s0, p->I, M, k->x_block, p->ldx, dslots, 0, 4, k->dW, 0);
     }
 }
 
-/* What a block adds to dU for U's gates [0, gates): h is (steps, n, H), the states before each step. */
-static void dstates_accumulate(const layer_task *k, int64_t s0, int64_t steps, int gates, const REAL *h,
-                               const REAL *dslots) {
+/* What a block adds to dU, but for the candidate of a GRU with reset before: h is (steps, n, H), the states before each
+ * step. */
+static void dstates_accumulate(const layer_task *k, int64_t s0, int64_t steps, const REAL *h, const REAL *dslots) {
     const layer_plan *p = k->plan;
     const int64_t H = p->H, M = steps * k->n;
     const int slot = p->u_slot ? 1 : 0;
     if (!p->h_masked) {
-        weights_accumulate(k, s0, H, M, h, H, dslots, slot, gates, k->dU, 0);
+        weights_accumulate(k, s0, H, M, h, H, dslots, slot, p->u_gates, k->dU, 0);
         return;
     }
-    for (int g = 0; g < gates; g++) {
-        if (g > 0) meet(k);
-        states_mask(k, steps, g, h, k->h_block);
-        meet(k);
-        weights_accumulate(k, s0, H, M, k->h_block, H, dslots, slot + g, 1, k->dU, g);
-    }
+    states_mask(k, steps, h, k->h_block);
+    meet(k);
+    for (int g = 0; g < p->u_gates; g++)
+        weights_accumulate(k, s0, H, M, k->h_block + g * M * H, H, dslots, slot + g, 1, k->dU, g);
 }
 
 /* The sums over a block's rows of `vectors` vectors of the slots from s on. */

@@ -24,13 +24,14 @@ INLINE void lstm_unit_cell(REAL *pre, REAL *slots, int64_t H, const REAL *c_befo
     vstore(pre + 3 * LANES, o);
 }
 
-/* Then its output, which is its state; y is NULL, or gets it too. */
-INLINE void lstm_unit_output(const REAL *pre, const REAL *h_before, REAL *h, REAL *y, const int masked,
-                             const int part) {
+/* Then its output, which is its state, and is given; y is NULL, or gets it too. */
+INLINE vreal lstm_unit_output(const REAL *pre, const REAL *h_before, REAL *h, REAL *y, const int masked,
+                              const int part) {
     vreal out = vload(pre + 3 * LANES) * vtanh(vload(pre + 2 * LANES));
     if (masked) out = vload_n(h_before, part);
     vstore_n(h, out, part);
     if (y) vstore_n(y, out, part);
+    return out;
 }
 
 static void lstm_step(const layer_task *k, int64_t s, REAL *slots, const REAL *h_before, const REAL *c_before, REAL *h,
@@ -41,7 +42,10 @@ static void lstm_step(const layer_task *k, int64_t s, REAL *slots, const REAL *h
     lstm_unit_cell(pre, training ? slots + (b) * S + u : NULL, H, c_before + (b) * H + u, c + (b) * H + u,             \
                    is_masked(k, b, time), part)
 #define OUTPUT(b, u, part, pre)                                                                                        \
-    lstm_unit_output(pre, h_before + (b) * H + u, h + (b) * H + u, output_now(k, b, s, u), is_masked(k, b, time), part)
+    state_ready(k, s + 1, b, u,                                                                                        \
+                lstm_unit_output(pre, h_before + (b) * H + u, h + (b) * H + u, output_now(k, b, s, u),                 \
+                                 is_masked(k, b, time), part),                                                         \
+                part)
     FOR_TILE_ROWS(k, s, h_before, slots, NULL, CELL, OUTPUT);
 #undef CELL
 #undef OUTPUT
@@ -56,7 +60,7 @@ static void lstm_forward_task(layer_plan *p, int64_t index, int64_t member, int6
     REAL *hT = (REAL *)call->hT + k.b0 * p->H, *cT = (REAL *)call->cT + k.b0 * p->H;
     state_load(&k, training ? k.h : k.h_now, call->h0);
     state_load(&k, training ? k.c : cT, call->c0);
-    states_ready(&k, 0, training ? k.h : k.h_now);
+    if (p->h_masked) states_mask(&k, 1, training ? k.h : k.h_now, k.h_block);
     meet(&k);
     for (int64_t s0 = 0; s0 < p->T; s0 += p->block) {
         const int64_t steps = smaller(p->block, p->T - s0);
@@ -69,7 +73,6 @@ static void lstm_forward_task(layer_plan *p, int64_t index, int64_t member, int6
             REAL *c = training ? k.c + (s + 1) * nH : cT;
             lstm_step(&k, s, slots, h_before, c_before, h, c);
             output_store(&k, s, h);
-            states_ready(&k, s + 1, h);
             meet(&k);
         }
     }
@@ -104,7 +107,7 @@ static void lstm_step_back(const layer_task *k, int64_t s, REAL *dslots) {
     FOR_UNITS(k, time_of(k->plan, s), UNIT);
 #undef UNIT
     meet(k);
-    dstates_multiply(k, 0, 4, dslots);
+    dstates_multiply(k, dslots);
 }
 
 static void lstm_backward_task(layer_plan *p, int64_t index, int64_t member, int64_t members) {
@@ -114,8 +117,13 @@ static void lstm_backward_task(layer_plan *p, int64_t index, int64_t member, int
     for (int64_t s0 = (blocks - 1) * p->block; s0 >= 0; s0 -= p->block) {
         const int64_t steps = smaller(p->block, p->T - s0);
         for (int64_t s = s0 + steps - 1; s >= s0; s--) lstm_step_back(&k, s, k.slots_block + (s - s0) * k.n * p->lds);
-        dinputs_multiply(&k, s0, steps, k.slots_block);
-        dstates_accumulate(&k, s0, steps, 4, k.h + s0 * k.n * p->H, k.slots_block);
+        if (p->call->ids) {
+            words_accumulate(&k, s0, steps, k.slots_block);
+        } else {
+            dinputs_multiply(&k, s0, steps, k.slots_block);
+            dinputs_accumulate(&k, s0, steps, k.slots_block);
+        }
+        dstates_accumulate(&k, s0, steps, k.h + s0 * k.n * p->H, k.slots_block);
         dbias_accumulate(&k, steps, k.slots_block);
         meet(&k);
     }

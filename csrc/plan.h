@@ -47,12 +47,13 @@ typedef struct {
     int64_t tasks, rows;   /* rows per task; the last task may have fewer */
     int64_t block;         /* time steps per block */
     int64_t ldx, lds;      /* between rows of x_block and of a backward slots_block: never a power of two */
-    int x_groups, u_groups; /* in how many separate products W and U take part: one, or one per gate */
+    int x_groups;          /* how many dropout masks an input has: one (or none), or one per gate */
+    int64_t x_group_reals; /* what the inputs of a block take under one of them */
     int h_masked;
     int64_t threads, members; /* at most so many may work; on one task */
     frnn_barrier barrier;
     /* shared by the tasks */
-    REAL *memory, *W, *U, *Uc, *Wt, *Ut, *bias;
+    REAL *memory, *W, *U, *Uc, *Wt, *Ut, *Wg, *Ug, *bias;
     REAL *words; /* with token ids: (V, GH), the slots that each word's rows begin from */
     REAL *zeros; /* a row to begin products from */
     /* per task, `per_task` apart; the pointers are the first task's */
@@ -70,7 +71,7 @@ typedef struct {
     int64_t b0, n;                  /* first row of the batch, number of rows */
     int64_t u0, u1, i0, i1;         /* the units, and the inputs, that this member owns */
     REAL *x_block, *slots_block;    /* (x_groups or 1, block, n, ldx); (block, n, S) or (block, n, lds) */
-    REAL *h_block;                  /* states under recurrent dropout: (2, gates, n, H) or (block, n, H) */
+    REAL *h_block;                  /* states under recurrent dropout: (2 or 1, u_gates, 1 or block, n, H) */
     REAL *h_now;                    /* inference's states: (2, n, H) */
     REAL *dh, *dc, *dy_carry, *row; /* (n, H) */
     REAL *dW, *dU, *db;             /* (I, GH), (H, GH) in Keras' order, (S) in the order of the slots */
@@ -144,8 +145,12 @@ static int64_t lay_out(layer_plan *p, REAL *m) {
     int64_t at = 0;
     p->bias = take(m, &at, S + 2 * LANES);
     if (p->backward) {
-        p->Wt = take(m, &at, GH * packed_columns(I));
-        p->Ut = take(m, &at, GH * units);
+        /* under dropout masks of each gate, the gates' parts are products of their own */
+        const int64_t inputs = packed_columns(I);
+        p->Wg = p->x_groups > 1 ? take(m, &at, GH * inputs) : NULL;
+        p->Wt = p->x_groups > 1 ? NULL : take(m, &at, GH * inputs);
+        p->Ug = p->h_masked ? take(m, &at, p->u_gates * H * units) : NULL;
+        p->Ut = p->h_masked && p->u_gates == p->gates ? NULL : take(m, &at, GH * units);
         p->zeros = take(m, &at, 2 * LANES);
     } else {
         p->W = take(m, &at, I * p->gates * units);
@@ -154,8 +159,8 @@ static int64_t lay_out(layer_plan *p, REAL *m) {
         p->words = take(m, &at, V * GH + 2 * LANES);
     }
     const int64_t shared = at;
-    const int64_t x_copies = V ? 0 : p->backward ? 1 : p->call->x_masks ? p->x_groups : 0;
-    p->x_block = take(m, &at, x_copies * block_rows * p->ldx);
+    const int64_t x_copies = V || (!p->backward && !p->call->x_masks) ? 0 : p->x_groups;
+    p->x_block = take(m, &at, x_copies * p->x_group_reals);
     const int64_t pointers = V || p->backward ? 0 : block_rows * (int64_t)sizeof(REAL *) * 8 / REAL_BITS;
     p->row_reals = (pointers + 15) / 16 * 16;
     p->x_rows = (const REAL **)take(m, &at, p->row_reals * p->members);
@@ -164,7 +169,7 @@ static int64_t lay_out(layer_plan *p, REAL *m) {
                           p->backward ? block_rows * p->lds + 2 * LANES
                           : training  ? 0
                                       : block_rows * S + 2 * LANES);
-    p->h_block = take(m, &at, p->h_masked ? (p->backward ? block_rows : 2 * p->rows * p->u_gates) * H : 0);
+    p->h_block = take(m, &at, p->h_masked ? (p->backward ? block_rows : 2 * p->rows) * p->u_gates * H : 0);
     if (p->backward) {
         p->row = take(m, &at, p->rows * H);
         p->dh = take(m, &at, p->rows * H);
@@ -216,17 +221,22 @@ static void pack_weights(void *plan, int64_t piece) {
     share(H, piece, pieces, &u0, &u1);
     share(I, piece, pieces, &i0, &i1);
     if (!p->backward) {
-        gates_pack(I, H, p->gates, rotate, GH, W, p->W, u0, u1);
-        gates_pack(H, H, p->u_gates, 0, GH, U, p->U, u0, u1);
+        gates_pack(I, H, p->gates, rotate, p->gates, W, p->W, u0, u1);
+        gates_pack(H, H, p->u_gates, 0, p->gates, U, p->U, u0, u1);
         if (p->u_gates == 2) gemm_pack(H, u1 - u0, U + 2 * H + u0, GH, 1, p->Uc + u0 * H, H, 0);
         if (piece == 0) pack_bias(p);
         return;
     }
-    REAL *Wt = p->Wt + i0 * GH;
-    W += i0 * GH;
-    gemm_pack(rotate * H, i1 - i0, W, 1, GH, Wt, GH, GH - rotate * H);
-    gemm_pack(GH - rotate * H, i1 - i0, W + rotate * H, 1, GH, Wt, GH, 0);
-    gemm_pack(GH, u1 - u0, U + u0 * GH, 1, GH, p->Ut + u0 * GH, GH, 0);
+    if (p->Wg) {
+        gates_pack_transposed(H, p->gates, rotate, p->gates, W, p->Wg, i0, i1);
+    } else {
+        REAL *Wt = p->Wt + i0 * GH;
+        W += i0 * GH;
+        gemm_pack(rotate * H, i1 - i0, W, 1, GH, Wt, GH, GH - rotate * H);
+        gemm_pack(GH - rotate * H, i1 - i0, W + rotate * H, 1, GH, Wt, GH, 0);
+    }
+    if (p->Ug) gates_pack_transposed(H, p->u_gates, 0, p->gates, U, p->Ug, u0, u1);
+    if (p->Ut) gemm_pack(GH, u1 - u0, U + u0 * GH, 1, GH, p->Ut + u0 * GH, GH, 0);
     if (piece == 0) row_zero(p->zeros, 2 * LANES);
 }
 
@@ -240,7 +250,6 @@ static int plan_make(layer_plan *p, const frnn_call *call, int backward) {
     p->u_slot = lstm ? 0 : p->H;
     p->h_masked = call->h_masks > 0;
     p->x_groups = call->x_masks > 1 ? p->gates : 1;
-    p->u_groups = p->h_masked || (!lstm && !call->reset_after) ? p->gates : 1;
     p->ldx = spread(p->I);
     p->lds = spread(p->S);
     /* Two tasks of at least MIN_ROWS rows as soon as possible, then tasks of 32 rows, where a row of weights from
@@ -253,6 +262,7 @@ static int plan_make(layer_plan *p, const frnn_call *call, int backward) {
     const int64_t least = backward || team ? BLOCK_ROWS : BLOCK_ROWS / 4;
     p->block = larger(BLOCK_REALS / (p->rows * (p->I + p->S)), least / p->rows);
     p->block = deal_rows(p->T, larger(1, smaller(p->T, p->block)));
+    p->x_group_reals = p->block * p->rows * p->ldx;
     p->threads = work < SMALL_WORK ? 1 : frnn_get_threads();
     p->members = team ? smaller(p->threads, (p->H + 2 * LANES - 1) / (2 * LANES)) : 1;
     const int64_t size = lay_out(p, NULL);
