@@ -155,13 +155,14 @@ static void dstates_accumulate(const layer_task *k, int64_t s0, int64_t steps, c
 /* The sums over a block's rows of `vectors` vectors of the slots from s on. */
 INLINE void slots_sum(const layer_task *k, const int vectors, int64_t M, const REAL *dslots, int64_t s, int64_t end) {
     vreal sum[4];
-#pragma GCC unroll 4
+    UNROLL
     for (int v = 0; v < vectors; v++) sum[v] = vload_n(k->db + s + v * LANES, (int)smaller(LANES, end - s - v * LANES));
-    for (int64_t m = 0; m < M; m++)
-#pragma GCC unroll 4
+    for (int64_t m = 0; m < M; m++) {
+        UNROLL
         for (int v = 0; v < vectors; v++) /* slots_block is readable beyond its end */
             sum[v] = sum[v] + vload(dslots + m * k->plan->lds + s + v * LANES);
-#pragma GCC unroll 4
+    }
+    UNROLL
     for (int v = 0; v < vectors; v++) vstore_n(k->db + s + v * LANES, sum[v], (int)smaller(LANES, end - s - v * LANES));
 }
 
