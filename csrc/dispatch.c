@@ -62,3 +62,5 @@ int frnn_backward(const frnn_call *call) { return kernels(call->real_bits)->back
 void frnn_elementwise(int32_t function, int32_t real_bits, int64_t n, const void *x, void *y) {
     kernels(real_bits)->elementwise(function, n, x, y);
 }
+void frnn_optimize(const frnn_update *update) { kernels(update->real_bits)->optimize(update); }
+void frnn_head_run(frnn_head *head) { kernels(head->real_bits)->head(head); }

@@ -66,6 +66,41 @@ int64_t frnn_gather(const void *table, int64_t rows, int64_t row_bytes, const vo
 int64_t frnn_scatter_add(const void *dy, int32_t real_bits, int64_t D, const void *ids, int32_t id_bytes, int64_t n,
                          void *out, int64_t rows);
 
+enum { FRNN_BINARY = 0, FRNN_CATEGORICAL = 1, FRNN_SPARSE = 2 };
+
+/* The end of a model: a dense layer, sigmoid or softmax, and the cross-entropy that belongs to it. */
+typedef struct {
+    int32_t loss_kind; /* FRNN_BINARY: sigmoid; FRNN_CATEGORICAL, FRNN_SPARSE: softmax */
+    int32_t real_bits;
+    int64_t n, I, C;
+    const void *x, *W, *b; /* (n, I), (I, C), (C) or NULL */
+    const void *y;         /* targets (n, C); FRNN_SPARSE: classes (n), int64 in [0, C) */
+    const void *weights;   /* (n), or NULL for ones */
+    void *p, *dz;          /* (n, C), written: probabilities, gradient of what they are the activation of */
+    void *dx, *dW, *db;    /* written; db NULL where b is; dW NULL: neither */
+    double loss;           /* written: the mean, as Keras takes it */
+    int64_t correct;       /* written: how many p are right, by Keras' accuracy for that loss */
+} frnn_head;
+void frnn_head_run(frnn_head *head);
+
+enum { FRNN_SGD = 0, FRNN_RMSPROP = 1, FRNN_ADAM = 2 };
+
+/* One step of an optimizer over all n parameters w, whose gradient is g; fastrnn/training/optimizers.py has the rules.
+ */
+typedef struct {
+    int32_t rule;     /* FRNN_SGD, FRNN_RMSPROP or FRNN_ADAM */
+    int32_t nesterov; /* SGD with momentum: 1 */
+    int32_t real_bits;
+    int64_t n;
+    void *w;
+    const void *g;
+    void *m; /* Adam; SGD and RMSprop with momentum, else NULL */
+    void *v; /* RMSprop and Adam: mean squares */
+    void *a; /* RMSprop, centered: mean gradients; Adam with amsgrad: the largest v so far; else NULL */
+    double rate, beta_1, beta_2, epsilon; /* beta_1 goes with m, beta_2 with v (RMSprop's rho) and a */
+} frnn_update;
+void frnn_optimize(const frnn_update *update);
+
 /* y[k] = function(x[k]), by the vector code that the kernels use: FRNN_EXP, FRNN_TANH or FRNN_SIGMOID. */
 void frnn_elementwise(int32_t function, int32_t real_bits, int64_t n, const void *x, void *y);
 

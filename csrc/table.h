@@ -9,6 +9,8 @@ typedef struct {
     int (*backward)(const frnn_call *call);
     int64_t (*reserve_size)(const frnn_call *call);
     void (*elementwise)(int32_t function, int64_t n, const void *x, void *y);
+    void (*head)(frnn_head *head);
+    void (*optimize)(const frnn_update *update);
 } frnn_kernels;
 
 #endif

@@ -20,7 +20,7 @@ ALLOWED = {
     "layers": {"ops", "backends"},
     "io": {"layers"},
     "datasets": {"io"},
-    "training": {"layers", "io"},
+    "training": {"layers", "backends", "io"},
     "plots": {"io"},
     "textbook": {"layers", "training", "datasets"},
     "cli": {"textbook", "training", "layers", "datasets", "backends", "plots"},

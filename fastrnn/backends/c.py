@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import threads
-from .contract import Call, Gradients
+from .contract import Call, Gradients, Head
 
 try:
     from fastrnn._kernels import ffi, lib
@@ -199,3 +199,56 @@ def embedding_backward(ids: np.ndarray, dy: np.ndarray, out: np.ndarray) -> None
         _pointer(dy), dy.itemsize * 8, out.shape[1], _pointer(ids), ids.itemsize, ids.size, _pointer(out), len(out)
     )
     _check_found(bad)
+
+
+_RULES = {"sgd": lib.FRNN_SGD, "rmsprop": lib.FRNN_RMSPROP, "adam": lib.FRNN_ADAM}
+
+
+def optimize(
+    w: np.ndarray,
+    g: np.ndarray,
+    rule: str,
+    m: np.ndarray | None,
+    v: np.ndarray | None,
+    a: np.ndarray | None,
+    rate: float,
+    beta_1: float,
+    beta_2: float,
+    epsilon: float,
+    nesterov: bool,
+) -> None:
+    arrays = map(_pointer, (w, g, m, v, a))
+    fields = (_RULES[rule], nesterov, w.itemsize * 8, w.size, *arrays, rate, beta_1, beta_2, epsilon)
+    lib.frnn_optimize(ffi.new("frnn_update *", fields))
+
+
+_HEADS = {
+    "binary_crossentropy": lib.FRNN_BINARY,
+    "categorical_crossentropy": lib.FRNN_CATEGORICAL,
+    "sparse_categorical_crossentropy": lib.FRNN_SPARSE,
+}
+
+# Beyond, a product is worth a call of BLAS.
+MAX_HEAD_PRODUCTS = 1 << 15
+
+
+def dense_crossentropy(
+    loss: str,
+    x: np.ndarray,
+    W: np.ndarray,
+    b: np.ndarray | None,
+    y: np.ndarray,
+    weights: np.ndarray | None,
+    dW: np.ndarray | None,
+    db: np.ndarray | None,
+) -> Head | None:
+    inputs, units = W.shape
+    n = x.size // inputs
+    if n * inputs * units > MAX_HEAD_PRODUCTS:
+        return None
+    p, dz = np.empty((2, *x.shape[:-1], units), x.dtype)
+    dx = None if dW is None else np.empty(x.shape, x.dtype)
+    arrays = (x, W, b, y, weights, p, dz, dx, dW, db)
+    run = ffi.new("frnn_head *", (_HEADS[loss], x.itemsize * 8, n, inputs, units, *map(_pointer, arrays)))
+    lib.frnn_head_run(run)
+    return Head(run.loss, run.correct, p, dx)

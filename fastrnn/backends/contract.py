@@ -10,6 +10,17 @@ A backend is a module with
 beyond the call, in whatever layout is fast for the backend; None unless `call.training`. Backward changes neither the
 call nor the data, so it may run twice, or in two threads at once. The embedding functions raise IndexError(place) for
 the first id outside the table.
+
+A backend may also have what else a training step consists of; where it has not, NumPy does it:
+
+    optimize(w, g, rule, m, v, a, rate, beta_1, beta_2, epsilon, nesterov) -> None
+        One step of "sgd", "rmsprop" or "adam", the rules of fastrnn/training/optimizers.py, over flat arrays of one
+        type and size. Slots that a rule or its options have not are None: m (momentum, or Adam's means), v (mean
+        squares), a (RMSprop's mean gradients, or Adam's largest v).
+    dense_crossentropy(loss, x, W, b, y, weights, dW, db) -> Head, or None where the calls of NumPy are as good
+        A last Dense, its sigmoid or softmax, and the cross-entropy that belongs to it, `loss` being Keras' name.
+        y as the loss prepared it; weights one for each row of x, or None; dW and db are written, or None, for no
+        gradients.
 """
 
 from __future__ import annotations
@@ -86,6 +97,15 @@ class Gradients(NamedTuple):
     db: np.ndarray | None
     dh0: np.ndarray
     dc0: np.ndarray | None
+
+
+class Head(NamedTuple):
+    """The end of a model: the mean loss, how many predictions are right, predictions p, the gradient of x or None."""
+
+    loss: float
+    correct: int
+    p: np.ndarray
+    dx: np.ndarray | None
 
 
 class Reserve(NamedTuple):
