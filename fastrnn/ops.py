@@ -289,6 +289,82 @@ def gru_backward(reserve: Reserve, dy: Any = None, dhT: Any = None) -> Gradients
     return gradients
 
 
+def forward_again(
+    reserve: Reserve,
+    x: Any,
+    weights: list[np.ndarray],
+    *,
+    mask: Any,
+    dropout_mask: np.ndarray | None,
+    recurrent_dropout_mask: np.ndarray | None,
+    go_backwards: bool,
+    zero_output_for_mask: bool,
+    return_sequences: bool,
+    reset_after: bool,
+    backend: str | None,
+) -> list[np.ndarray] | None:
+    """For layers: a training forward that takes over the reserve of the last one, which nobody else may hold.
+
+    It gives [y, hT] or [y, hT, cT]; or None, and has done nothing, where the backend cannot or where anything but the
+    values of inputs and masks differs from the last call; initial states are always zero. So nothing needs to be
+    checked or made anew that has been.
+    """
+    call, module = reserve.call, get_backend(backend)
+    if dropout_mask is not None and dropout_mask.ndim == 2:
+        dropout_mask = dropout_mask[None]
+    again = getattr(module, "forward_again", None)
+    table, ids = (x.table, x.ids) if isinstance(x, Lookup) else (None, None)
+    if not (
+        again is not None
+        and module is reserve.backend
+        and call.h0 is call.c0 is None
+        and all(mine is its for mine, its in zip(weights, (call.W, call.U, call.b), strict=False))
+        and (table is call.x and _alike(ids, call.ids) if ids is not None else call.ids is None and _alike(x, call.x))
+        and _alike(mask, None if call.mask is None else call.mask.view(np.bool_))
+        and _alike(dropout_mask, call.x_mask)
+        and _alike(recurrent_dropout_mask, call.h_mask)
+        and (go_backwards, zero_output_for_mask) == (call.go_backwards, call.zero_output_for_mask)
+        and (return_sequences, reset_after) == (call.return_sequences, call.reset_after)
+    ):
+        return None
+    if ids is None:
+        call.x = x
+    call.ids, call.x_mask, call.h_mask = ids, dropout_mask, recurrent_dropout_mask
+    call.mask = None if mask is None else mask.view(np.uint8)
+    try:
+        outputs = again(call, reserve.data)
+    except IndexError:
+        raise _out_of_range(ids, len(call.x)) from None
+    return [array for array in outputs if array is not None]
+
+
+def backward_into(
+    reserve: Reserve, grads: list[np.ndarray], dy: np.ndarray | None, states: dict[str, np.ndarray | None]
+) -> Gradients:
+    """For layers: backward with the gradients of W, U and b written to `grads`; `states` holds dhT and for LSTM dcT."""
+    call, module = reserve.call, reserve.backend
+    dy, dhT, *dcT = _upstream(reserve, reserve.cell, dy, **states)
+    dW, dU, *db = grads
+    into = getattr(module, "backward_into", None)
+    if into is None:
+        backward = module.lstm_backward if dcT else module.gru_backward
+        gradients: Gradients = backward(call, reserve.data, dy, dhT, *dcT)
+        for grad, new in zip(grads, (gradients.dW, gradients.dU, gradients.db), strict=False):
+            grad[...] = new
+        return gradients
+    dx, dh0 = np.empty_like(call.x), np.empty(call.state_shape, call.x.dtype)
+    out = Gradients(dx, dW, dU, db[0] if db else None, dh0, np.empty_like(dh0) if dcT else None)
+    into(call, reserve.data, dy, dhT, dcT[0] if dcT else None, out)
+    return out
+
+
+def _alike(new: np.ndarray | None, old: np.ndarray | None) -> bool:
+    """Whether one array can stand for the other in a call, or neither is there."""
+    if new is None or old is None:
+        return new is old
+    return new.shape == old.shape and new.dtype == old.dtype and new.flags.c_contiguous
+
+
 def lstm(x: Any, W: Any, U: Any, b: Any = None, h0: Any = None, c0: Any = None, **options: Any) -> tuple[Any, Any, Any]:
     """y, hT, cT of `lstm_forward` with the same arguments, for inference: nothing is kept."""
     return lstm_forward(x, W, U, b, h0, c0, training=False, **options)[:3]

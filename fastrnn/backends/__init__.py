@@ -62,9 +62,12 @@ def get_backend(name: str | None = None) -> ModuleType:
     found = _modules.get(name)
     if isinstance(found, ModuleType):
         return found
-    _check(name, where)
     if name == "auto":
-        return next(module for module in map(_load, NAMES) if isinstance(module, ModuleType))
+        for candidate in NAMES:  # comes several times in every training step
+            found = _modules.get(candidate) or _load(candidate)
+            if isinstance(found, ModuleType):
+                return found
+    _check(name, where)
     module = _load(name)
     if isinstance(module, str):
         raise RuntimeError(f"{where}={name!r} is not available: {module}")

@@ -11,8 +11,13 @@ beyond the call, in whatever layout is fast for the backend; None unless `call.t
 call nor the data, so it may run twice, or in two threads at once. The embedding functions raise IndexError(place) for
 the first id outside the table.
 
-A backend may also have what else a training step consists of; where it has not, NumPy does it:
+A backend may also have the following, which make a training step shorter; where it has not, what it has and NumPy do.
 
+    forward_again(call, data) -> (y, hT, cT)
+        The training forward once more, for a call with other inputs and masks of the same shapes: nobody needs what
+        `data` holds any more, and it is written anew. cT is None for GRU.
+    backward_into(call, data, dy, dhT, dcT, out) -> None
+        Backward into the arrays of `out`, Gradients.
     optimize(w, g, rule, m, v, a, rate, beta_1, beta_2, epsilon, nesterov) -> None
         One step of "sgd", "rmsprop" or "adam", the rules of fastrnn/training/optimizers.py, over flat arrays of one
         type and size. Slots that a rule or its options have not are None: m (momentum, or Adam's means), v (mean

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastrnn import ops
-from fastrnn.backends.contract import Gradients, Reserve
+from fastrnn.backends.contract import Reserve
 from fastrnn.layers import initializers
 from fastrnn.layers.arguments import integer, real
 from fastrnn.layers.base import Layer, Shape
@@ -20,6 +20,7 @@ class RNN(Layer):
 
     gates: int
     states_count: int
+    reset_after = False
 
     def __init__(
         self,
@@ -133,24 +134,29 @@ class RNN(Layer):
         if not self.built:
             self.build(shape)
         x_mask, h_mask = self.draw_dropout_masks(shape[0], shape[2]) if training else (None, None)
-        W, U, *b = self.weights
-        y, states, reserve = self._forward(
-            x,
-            W,
-            U,
-            b[0] if b else None,
-            *self._initial_states(initial_state, shape[0]),
-            mask=mask,
-            dropout_mask=x_mask,
-            recurrent_dropout_mask=h_mask,
-            go_backwards=self.go_backwards,
-            zero_output_for_mask=self.zero_output_for_mask,
-            return_sequences=self.return_sequences,
-            training=training,
-            backend=self.backend,
-        )
+        options: dict[str, Any] = {
+            "mask": mask,
+            "dropout_mask": x_mask,
+            "recurrent_dropout_mask": h_mask,
+            "go_backwards": self.go_backwards,
+            "zero_output_for_mask": self.zero_output_for_mask,
+            "return_sequences": self.return_sequences,
+            "backend": self.backend,
+        }
+        initial = self._initial_states(initial_state, shape[0])
+        outputs = None
         if training:
-            self._reserve = reserve
+            last, self._reserve = self._reserve, None  # none is left if the call fails
+            if last is not None and initial[0] is None:
+                outputs = ops.forward_again(last, x, self.weights, reset_after=self.reset_after, **options)
+            self._reserve = last
+        if outputs is None:
+            W, U, *b = self.weights
+            y, states, reserve = self._forward(x, W, U, b[0] if b else None, *initial, training=training, **options)
+            if training:
+                self._reserve = reserve
+        else:
+            y, *states = outputs
         if self.stateful:
             self.states = [state.copy() for state in states]
         return (y, *states) if self.return_state else y
@@ -170,17 +176,13 @@ class RNN(Layer):
         upstream = [None] * self.states_count if dstates is None else list(dstates)
         if len(upstream) != self.states_count:
             raise ValueError(f"{self.name}.backward: dstates must be {self.states_count} arrays, got {len(upstream)}")
-        cast = [None if d is None else np.asarray(d, dtype=self.dtype) for d in (dy, *upstream)]
-        gradients = self._backward(self._reserve, *cast)
-        for grad, new in zip(self.grads, (gradients.dW, gradients.dU, gradients.db), strict=False):
-            grad[...] = new
+        dy, *upstream = [None if d is None else np.asarray(d, dtype=self.dtype) for d in (dy, *upstream)]
+        states = dict(zip(("dhT", "dcT"), upstream, strict=False))
+        gradients = ops.backward_into(self._reserve, self.grads, dy, states)
         self.dinitial_state = [gradients.dh0] if gradients.dc0 is None else [gradients.dh0, gradients.dc0]
         return gradients.dx
 
     def _forward(self, *args: Any, **options: Any) -> tuple[np.ndarray, list[np.ndarray], Reserve | None]:
-        raise NotImplementedError
-
-    def _backward(self, reserve: Reserve, *upstream: np.ndarray | None) -> Gradients:
         raise NotImplementedError
 
     # -- states and dropout -----------------------------------------------------------------------
@@ -264,9 +266,6 @@ class LSTM(RNN):
         y, h, c, reserve = ops.lstm_forward(*args, **options)
         return y, [h, c], reserve
 
-    def _backward(self, reserve: Reserve, *upstream: np.ndarray | None) -> Gradients:
-        return ops.lstm_backward(reserve, *upstream)
-
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "unit_forget_bias": self.unit_forget_bias}
 
@@ -296,9 +295,6 @@ class GRU(RNN):
     def _forward(self, *args: Any, **options: Any) -> tuple[np.ndarray, list[np.ndarray], Reserve | None]:
         y, h, reserve = ops.gru_forward(*args, reset_after=self.reset_after, **options)
         return y, [h], reserve
-
-    def _backward(self, reserve: Reserve, *upstream: np.ndarray | None) -> Gradients:
-        return ops.gru_backward(reserve, *upstream)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "reset_after": self.reset_after}

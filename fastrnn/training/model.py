@@ -211,7 +211,8 @@ class Sequential(Chain):
         self.ensure_layout()  # a callback may have used another model that shares layers
         x, mask = self.run(self._body, batch.x, None, True)
         loss, gradient = self._end(x, mask, batch, self.metrics, True)
-        assert gradient is not None and self.optimizer is not None
+        assert gradient is not None
+        assert self.optimizer is not None
         self.run_backward(self._body, gradient)
         self.optimizer.apply(self.flat_weights, self.flat_grads)
         return loss
