@@ -143,8 +143,8 @@ def _upstream(reserve: Any, cell: str, dy: Any, **states: Any) -> tuple[np.ndarr
         raise TypeError(f"reserve must be what a training {cell} forward gave, got {type(reserve).__name__}")
     call = reserve.call
     dtype, state_shape = call.x.dtype, call.state_shape
-    checked = (_optional(name, value, state_shape, dtype) for name, value in states.items())
-    return _optional("dy", dy, call.y_shape, dtype), *checked
+    checked = [value if value is None else _floats(name, value, state_shape, dtype) for name, value in states.items()]
+    return (dy if dy is None else _floats("dy", dy, call.y_shape, dtype), *checked)
 
 
 def lstm_forward(

@@ -52,6 +52,13 @@ def use_backend(name: str) -> Iterator[None]:
         _chosen.reset(token)
 
 
+@contextmanager
+def pin_backend() -> Iterator[None]:
+    """Within the `with` block, what is in use where it begins: nobody looks into the environment at every call."""
+    with use_backend(get_backend().__name__.rpartition(".")[2]):
+        yield
+
+
 def get_backend(name: str | None = None) -> ModuleType:
     """The module to run on. ValueError for an unknown name, RuntimeError for one that is not there."""
     where = "backend"
@@ -62,12 +69,9 @@ def get_backend(name: str | None = None) -> ModuleType:
     found = _modules.get(name)
     if isinstance(found, ModuleType):
         return found
-    if name == "auto":
-        for candidate in NAMES:  # comes several times in every training step
-            found = _modules.get(candidate) or _load(candidate)
-            if isinstance(found, ModuleType):
-                return found
     _check(name, where)
+    if name == "auto":
+        return next(module for module in map(_load, NAMES) if isinstance(module, ModuleType))
     module = _load(name)
     if isinstance(module, str):
         raise RuntimeError(f"{where}={name!r} is not available: {module}")

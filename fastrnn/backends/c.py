@@ -58,6 +58,11 @@ class Data(NamedTuple):
     reserve: np.ndarray
     c_call: Any
     rows: np.ndarray | None
+    y_shape: tuple[int, ...]
+    state_shape: tuple[int, int]
+
+
+_at = ffi.from_buffer
 
 
 def _pointer(array: np.ndarray | None) -> Any:
@@ -76,7 +81,7 @@ def _c_call(cell: int, call: Call) -> Any:
     c_call.zero_masked = call.zero_output_for_mask
     c_call.sequences = call.return_sequences
     c_call.reset_after = call.reset_after
-    c_call.W, c_call.U, c_call.b = _pointer(call.W), _pointer(call.U), _pointer(call.b)
+    c_call.W, c_call.U, c_call.b = _at(call.W), _at(call.U), _pointer(call.b)
     c_call.h0, c_call.c0 = _pointer(call.h0), _pointer(call.c0)
     return c_call
 
@@ -84,20 +89,20 @@ def _c_call(cell: int, call: Call) -> Any:
 def _set_inputs(c_call: Any, call: Call, rows: np.ndarray | None) -> None:
     """Points the struct to inputs and masks. Token ids are checked, and looked up if there are `rows` to fill."""
     if call.ids is None:
-        c_call.x = _pointer(call.x)
+        c_call.x = _at(call.x)
     elif rows is not None:
         _gather(call.x, call.ids, rows)
-        c_call.x = _pointer(rows)
+        c_call.x = _at(rows)
     else:
         _check_found(_bad_id(call.ids, len(call.x)))
-        c_call.x, c_call.ids = _pointer(call.x), _pointer(call.ids)
+        c_call.x, c_call.ids = _at(call.x), _at(call.ids)
         c_call.V, c_call.id_bytes = len(call.x), call.ids.itemsize
     if call.mask is not None:
-        c_call.mask = _pointer(call.mask)
+        c_call.mask = _at(call.mask)
     if call.x_mask is not None:
-        c_call.x_mask, c_call.x_masks = _pointer(call.x_mask), len(call.x_mask)
+        c_call.x_mask, c_call.x_masks = _at(call.x_mask), len(call.x_mask)
     if call.h_mask is not None:
-        c_call.h_mask, c_call.h_masks = _pointer(call.h_mask), len(call.h_mask)
+        c_call.h_mask, c_call.h_masks = _at(call.h_mask), len(call.h_mask)
 
 
 def _run(function: Any, c_call: Any) -> None:
@@ -107,7 +112,7 @@ def _run(function: Any, c_call: Any) -> None:
 
 def _bad_id(ids: np.ndarray, rows: int) -> int:
     """The place of the first id outside the table, or -1."""
-    return int(lib.frnn_find_bad_id(_pointer(ids), ids.itemsize, ids.size, rows))
+    return int(lib.frnn_find_bad_id(_at(ids), ids.itemsize, ids.size, rows))
 
 
 def _check_found(bad: int) -> None:
@@ -133,12 +138,13 @@ def _by_word(call: Call) -> bool:
 Outputs = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 
 
-def _outputs(c_call: Any, call: Call) -> Outputs:
+def _outputs(c_call: Any, y_shape: tuple[int, ...], state_shape: tuple[int, int], dtype: np.dtype[Any]) -> Outputs:
     """Runs forward into new outputs."""
-    state_shape, dtype = call.state_shape, call.x.dtype
-    y, hT = np.empty(call.y_shape, dtype), np.empty(state_shape, dtype)
-    cT = np.empty(state_shape, dtype) if c_call.cell == lib.FRNN_LSTM else None
-    c_call.y, c_call.hT, c_call.cT = _pointer(y), _pointer(hT), _pointer(cT)
+    y, hT, cT = np.empty(y_shape, dtype), np.empty(state_shape, dtype), None
+    c_call.y, c_call.hT = _at(y), _at(hT)
+    if c_call.cell == lib.FRNN_LSTM:
+        cT = np.empty(state_shape, dtype)
+        c_call.cT = _at(cT)
     _run(lib.frnn_forward, c_call)
     return y, hT, cT
 
@@ -149,16 +155,17 @@ def _forward(cell: int, call: Call) -> tuple[Outputs, Data | None]:
         rows = np.empty((*call.ids.shape, call.x.shape[1]), call.x.dtype)
     c_call = _c_call(cell, call)
     _set_inputs(c_call, call, rows)
+    shapes = call.y_shape, call.state_shape
     if not call.training:
-        return _outputs(c_call, call), None
+        return _outputs(c_call, *shapes, call.x.dtype), None
     reserve = np.empty(lib.frnn_reserve_size(c_call), call.x.dtype)
-    c_call.reserve = _pointer(reserve)
-    return _outputs(c_call, call), Data(reserve, c_call, rows)
+    c_call.reserve = _at(reserve)
+    return _outputs(c_call, *shapes, call.x.dtype), Data(reserve, c_call, rows, *shapes)
 
 
 def forward_again(call: Call, data: Data) -> Outputs:
     _set_inputs(data.c_call, call, data.rows)
-    return _outputs(data.c_call, call)
+    return _outputs(data.c_call, data.y_shape, data.state_shape, call.x.dtype)
 
 
 def _backward(
@@ -186,8 +193,8 @@ def backward_into(
     c_call = ffi.new("frnn_call *", data.c_call[0])
     dx = out.dx if data.rows is None else np.empty_like(data.rows)
     c_call.dy, c_call.dhT, c_call.dcT = _pointer(dy), _pointer(dhT), _pointer(dcT)
-    c_call.dx, c_call.dW, c_call.dU = _pointer(dx), _pointer(out.dW), _pointer(out.dU)
-    c_call.db, c_call.dh0, c_call.dc0 = _pointer(out.db), _pointer(out.dh0), _pointer(out.dc0)
+    c_call.dx, c_call.dW, c_call.dU, c_call.dh0 = _at(dx), _at(out.dW), _at(out.dU), _at(out.dh0)
+    c_call.db, c_call.dc0 = _pointer(out.db), _pointer(out.dc0)
     _run(lib.frnn_backward, c_call)
     if data.rows is not None:
         assert call.ids is not None
@@ -250,8 +257,8 @@ def optimize(
     epsilon: float,
     nesterov: bool,
 ) -> None:
-    arrays = map(_pointer, (w, g, m, v, a))
-    fields = (_RULES[rule], nesterov, w.itemsize * 8, w.size, *arrays, rate, beta_1, beta_2, epsilon)
+    slots = [ffi.NULL if slot is None else _at(slot) for slot in (m, v, a)]
+    fields = (_RULES[rule], nesterov, w.itemsize * 8, w.size, _at(w), _at(g), *slots, rate, beta_1, beta_2, epsilon)
     lib.frnn_optimize(ffi.new("frnn_update *", fields))
 
 
@@ -279,9 +286,17 @@ def dense_crossentropy(
     n = x.size // inputs
     if n * inputs * units > MAX_HEAD_PRODUCTS:
         return None
-    p, dz = np.empty((2, *x.shape[:-1], units), x.dtype)
-    dx = None if dW is None else np.empty(x.shape, x.dtype)
-    arrays = (x, W, b, y, weights, p, dz, dx, dW, db)
-    run = ffi.new("frnn_head *", (_HEADS[loss], x.itemsize * 8, n, inputs, units, *map(_pointer, arrays)))
+    dtype, entries = x.dtype, x.shape[:-1]
+    p, dz = np.empty((*entries, units), dtype), np.empty((n, units), dtype)
+    dx = None if dW is None else np.empty(x.shape, dtype)
+    run = ffi.new("frnn_head *")
+    run.loss_kind, run.real_bits, run.n, run.I, run.C = _HEADS[loss], dtype.itemsize * 8, n, inputs, units
+    run.x, run.W, run.y, run.p, run.dz = _at(x), _at(W), _at(y), _at(p), _at(dz)
+    if b is not None:
+        run.b = _at(b)
+    if weights is not None:
+        run.weights = _at(weights)
+    if dW is not None:
+        run.dx, run.dW, run.db = _at(dx), _at(dW), _pointer(db)
     lib.frnn_head_run(run)
     return Head(run.loss, run.correct, p, dx)
