@@ -101,6 +101,41 @@ typedef struct {
 } frnn_update;
 void frnn_optimize(const frnn_update *update);
 
+/* Streams: a chain of layers that takes one time step at a time and keeps its states. Arrays are the caller's. */
+enum { FRNN_STAGE_LSTM = 0, FRNN_STAGE_GRU = 1, FRNN_STAGE_GRU_RESET_BEFORE = 2, FRNN_STAGE_DENSE = 3 };
+enum {
+    FRNN_ACTIVATE_LINEAR = 0,
+    FRNN_ACTIVATE_SIGMOID = 1,
+    FRNN_ACTIVATE_TANH = 2,
+    FRNN_ACTIVATE_RELU = 3,
+    FRNN_ACTIVATE_SOFTMAX = 4
+};
+
+typedef struct {
+    int32_t kind;       /* FRNN_STAGE_... */
+    int32_t activation; /* of a dense layer: FRNN_ACTIVATE_... */
+    int64_t I, H;       /* inputs, units */
+    const void *W, *U,
+        *b;        /* as in frnn_call, dense (I, H) and (H); U NULL for dense, b NULL for none; read when packed */
+    void *packed;  /* frnn_stage_size() REALs */
+    void *scratch; /* 4 H REALs */
+    void *h, *c;   /* (B, H), read and written: the states; NULL where there are none */
+    void *y;       /* (B, H), written: the output */
+} frnn_stage;
+
+typedef struct {
+    int32_t real_bits, isa; /* the instruction set it was packed for, an index as below */
+    int64_t B, I, stages;
+    frnn_stage *stage;
+    const void *table; /* (V, I): steps take token ids; NULL: inputs (B, I) */
+    int64_t V;
+} frnn_stream;
+
+int64_t frnn_stage_size(const frnn_stream *stream, int64_t stage);
+void frnn_stream_pack(const frnn_stream *stream);
+/* x: (B, I) REALs, or (B) int64 token ids; -1, or the place of the first id outside [0, V), and nothing was done */
+int64_t frnn_stream_step(const frnn_stream *stream, const void *x);
+
 /* y[k] = function(x[k]), by the vector code that the kernels use: FRNN_EXP, FRNN_TANH or FRNN_SIGMOID. */
 void frnn_elementwise(int32_t function, int32_t real_bits, int64_t n, const void *x, void *y);
 

@@ -4,6 +4,7 @@
 #include "head.h"
 #include "lstm.h"
 #include "optimizers.h"
+#include "step.h"
 #include "table.h"
 #include "vmath.h"
 
@@ -40,7 +41,8 @@ static void elementwise(int32_t function, int64_t n, const void *x, void *y) {
     }
 }
 
-const frnn_kernels KERNELS = {forward, backward, reserve_size, elementwise, head, optimize};
+const frnn_kernels KERNELS = {forward,  backward,   reserve_size, elementwise, head,
+                              optimize, stage_size, stage_pack,   stream_step};
 
 #if defined(FRNN_CLANG_TARGET)
 #pragma clang attribute pop

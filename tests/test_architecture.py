@@ -18,6 +18,7 @@ ALLOWED = {
     "backends": set(),
     "ops": {"backends"},
     "layers": {"ops", "backends"},
+    "streaming": {"layers", "ops", "backends"},
     "io": {"layers"},
     "datasets": {"io"},
     "training": {"layers", "backends", "io"},

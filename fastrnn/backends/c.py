@@ -17,6 +17,7 @@ except ImportError as error:  # the registry shows this as the reason why the ba
         f"the compiled module fastrnn._kernels cannot be loaded ({error}); it is built where a C compiler "
         "(gcc or clang) is at hand when fastrnn is installed"
     ) from error
+from .c_stream import CStream
 
 
 def isa_names() -> list[str]:
@@ -240,6 +241,8 @@ def embedding_backward(ids: np.ndarray, dy: np.ndarray, out: np.ndarray) -> None
     )
     _check_found(bad)
 
+
+stream = CStream
 
 _RULES = {"sgd": lib.FRNN_SGD, "rmsprop": lib.FRNN_RMSPROP, "adam": lib.FRNN_ADAM}
 

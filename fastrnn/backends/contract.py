@@ -26,6 +26,10 @@ A backend may also have the following, which make a training step shorter; where
         A last Dense, its sigmoid or softmax, and the cross-entropy that belongs to it, `loss` being Keras' name.
         y as the loss prepared it; weights one for each row of x, or None; dW and db are written, or None, for no
         gradients.
+    stream(table, stages, inputs) -> an object with pack([Weights]) and step(x)
+        Steps of layers one after another, Stages, from (B, inputs) numbers or, where there is a table
+        (V, inputs), (B,) int64 token ids. pack copies the weights, one for each stage; step updates the stages' states
+        and writes all their outputs, and raises IndexError(place) for the first id outside the table.
 """
 
 from __future__ import annotations
@@ -111,6 +115,27 @@ class Head(NamedTuple):
     correct: int
     p: np.ndarray
     dx: np.ndarray | None
+
+
+class Stage(NamedTuple):
+    """A layer of a stream: "lstm", "gru", "gru_reset_before" or "dense", a dense one's activation, its arrays.
+
+    y (B, H) is the output; h and c (B, H) the states, None where there are none.
+    """
+
+    kind: str
+    activation: str
+    y: np.ndarray
+    h: np.ndarray | None
+    c: np.ndarray | None
+
+
+class Weights(NamedTuple):
+    """Kernel, recurrent kernel (None for a dense layer) and bias (None for none), in Keras' layouts."""
+
+    W: np.ndarray
+    U: np.ndarray | None
+    b: np.ndarray | None
 
 
 class Reserve(NamedTuple):
