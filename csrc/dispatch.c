@@ -68,8 +68,8 @@ int frnn_backward(const frnn_call *call) { return kernels(call->real_bits, call-
 void frnn_elementwise(int32_t function, int32_t real_bits, int64_t n, const void *x, void *y) {
     kernels(real_bits, n)->elementwise(function, n, x, y);
 }
-void frnn_optimize(const frnn_update *update) { kernels(update->real_bits)->optimize(update); }
-void frnn_head_run(frnn_head *head) { kernels(head->real_bits)->head(head); }
+void frnn_optimize(const frnn_update *update) { kernels(update->real_bits, update->n)->optimize(update); }
+void frnn_head_run(frnn_head *head) { kernels(head->real_bits, head->C)->head(head); }
 
 static const frnn_kernels *stream_kernels(const frnn_stream *stream) {
     return stream->real_bits == 32 ? sets[stream->isa].f32 : sets[stream->isa].f64;

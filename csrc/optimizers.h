@@ -103,7 +103,8 @@ static void update_task(void *update, int64_t index) {
 }
 
 static void optimize(const frnn_update *u) {
-    frnn_parallel((u->n + UPDATE_REALS - 1) / UPDATE_REALS, update_task, (void *)u);
+    const int64_t tasks = (u->n + UPDATE_REALS - 1) / UPDATE_REALS;
+    frnn_parallel(tasks, tasks, update_task, (void *)u);
 }
 
 #endif

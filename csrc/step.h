@@ -295,7 +295,7 @@ static void stream_step_task(void *context, int64_t index) {
 /* as a single task, which flushes denormals as the kernels do */
 static void stream_step(const frnn_stream *stream, const void *x) {
     stream_step_call call = {stream, x};
-    frnn_parallel(1, stream_step_task, &call);
+    frnn_parallel(1, 1, stream_step_task, &call);
 }
 
 #endif
