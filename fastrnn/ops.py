@@ -302,40 +302,51 @@ def forward_again(
     return_sequences: bool,
     reset_after: bool,
     backend: str | None,
-) -> list[np.ndarray] | None:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None] | None:
     """For layers: a training forward that takes over the reserve of the last one, which nobody else may hold.
 
-    It gives [y, hT] or [y, hT, cT]; or None, and has done nothing, where the backend cannot or where anything but the
+    It gives y, hT, cT (None for GRU); or None, and has done nothing, where the backend cannot or where anything but the
     values of inputs and masks differs from the last call; initial states are always zero. So nothing needs to be
     checked or made anew that has been.
     """
     call, module = reserve.call, get_backend(backend)
+    again = getattr(module, "forward_again", None)
+    W, U, *b = weights
     if dropout_mask is not None and dropout_mask.ndim == 2:
         dropout_mask = dropout_mask[None]
-    again = getattr(module, "forward_again", None)
-    table, ids = (x.table, x.ids) if isinstance(x, Lookup) else (None, None)
-    if not (
-        again is not None
-        and module is reserve.backend
-        and call.h0 is call.c0 is None
-        and all(mine is its for mine, its in zip(weights, (call.W, call.U, call.b), strict=False))
-        and (table is call.x and _alike(ids, call.ids) if ids is not None else call.ids is None and _alike(x, call.x))
-        and _alike(mask, None if call.mask is None else call.mask.view(np.bool_))
-        and _alike(dropout_mask, call.x_mask)
-        and _alike(recurrent_dropout_mask, call.h_mask)
-        and (go_backwards, zero_output_for_mask) == (call.go_backwards, call.zero_output_for_mask)
-        and (return_sequences, reset_after) == (call.return_sequences, call.reset_after)
+    inputs, looked_up = (x.ids, call.ids) if isinstance(x, Lookup) else (x, call.x)
+    if (
+        again is None
+        or module is not reserve.backend
+        or W is not call.W
+        or U is not call.U
+        or (b[0] if b else None) is not call.b
+        or call.h0 is not None
+        or call.c0 is not None
+        or looked_up is None
+        or (inputs is x) is not (call.ids is None)
+        or (inputs is not x and x.table is not call.x)
+        or not _alike(inputs, looked_up)
+        or not _alike(dropout_mask, call.x_mask)
+        or not _alike(recurrent_dropout_mask, call.h_mask)
+        or not _alike(mask, None if call.mask is None else call.mask.view(np.bool_))
+        or go_backwards is not call.go_backwards
+        or zero_output_for_mask is not call.zero_output_for_mask
+        or return_sequences is not call.return_sequences
+        or reset_after is not call.reset_after
     ):
         return None
-    if ids is None:
+    if inputs is x:
         call.x = x
-    call.ids, call.x_mask, call.h_mask = ids, dropout_mask, recurrent_dropout_mask
+    else:
+        call.ids = inputs
+    call.x_mask, call.h_mask = dropout_mask, recurrent_dropout_mask
     call.mask = None if mask is None else mask.view(np.uint8)
     try:
-        outputs = again(call, reserve.data)
+        outputs: tuple[np.ndarray, np.ndarray, np.ndarray | None] = again(call, reserve.data)
     except IndexError:
-        raise _out_of_range(ids, len(call.x)) from None
-    return [array for array in outputs if array is not None]
+        raise _out_of_range(inputs, len(call.x)) from None
+    return outputs
 
 
 def backward_into(

@@ -171,7 +171,7 @@ class _OpsStream:
         self._weights: list[Weights] = []
 
     def pack(self, weights: Sequence[Weights]) -> None:
-        self._weights = [Weights(*(None if w is None else w.copy() for w in each)) for each in weights]  # type: ignore[arg-type]
+        self._weights = [Weights(W.copy(), _copy(U), _copy(b)) for W, U, b in weights]
 
     def step(self, x: np.ndarray) -> None:
         if self._table is not None:
@@ -181,17 +181,24 @@ class _OpsStream:
             x = self._table[ids]
         x = x.reshape(len(self._stages[0].y), -1)
         for stage, (W, U, b) in zip(self._stages, self._weights, strict=True):
-            if stage.kind == "dense":
+            y, h, c = stage.y, stage.h, stage.c
+            if h is None:
                 z = x @ W if b is None else x @ W + b
-                stage.y[...] = activations.get(stage.activation).forward(z)
-            elif stage.kind == "lstm":
-                _, stage.h[...], stage.c[...] = ops.lstm(x[:, None], W, U, b, stage.h, stage.c, backend=self._backend)  # type: ignore[index]
-            else:
+                y[...] = activations.get(stage.activation).forward(z)
+            elif c is None:
                 after = stage.kind == "gru"
-                _, stage.h[...] = ops.gru(x[:, None], W, U, b, stage.h, reset_after=after, backend=self._backend)  # type: ignore[index]
-            if stage.h is not None:
-                stage.y[...] = stage.h
-            x = stage.y
+                y[...], h[...] = ops.gru(
+                    x[:, None], W, U, b, h, reset_after=after, return_sequences=False, backend=self._backend
+                )
+            else:
+                y[...], h[...], c[...] = ops.lstm(
+                    x[:, None], W, U, b, h, c, return_sequences=False, backend=self._backend
+                )
+            x = y
+
+
+def _copy(array: np.ndarray | None) -> np.ndarray | None:
+    return None if array is None else array.copy()
 
 
 def _flat(layer: Layer) -> Iterator[Layer]:

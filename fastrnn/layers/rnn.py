@@ -133,7 +133,9 @@ class RNN(Layer):
             raise ValueError(f"{self.name}: x must have shape (batch, time, inputs), got {shape}")
         if not self.built:
             self.build(shape)
-        x_mask, h_mask = self.draw_dropout_masks(shape[0], shape[2]) if training else (None, None)
+        x_mask = h_mask = None
+        if training and (self.dropout or self.recurrent_dropout):
+            x_mask, h_mask = self.draw_dropout_masks(shape[0], shape[2])
         options: dict[str, Any] = {
             "mask": mask,
             "dropout_mask": x_mask,
@@ -156,7 +158,7 @@ class RNN(Layer):
             if training:
                 self._reserve = reserve
         else:
-            y, *states = outputs
+            y, *states = (array for array in outputs if array is not None)
         if self.stateful:
             self.states = [state.copy() for state in states]
         return (y, *states) if self.return_state else y

@@ -67,16 +67,16 @@ class ModelEnd:
         if run is None or dense is None or self._accuracy is None or not dense.built:
             return None
         W, *b = dense.weights
-        sparse = self._accuracy == "sparse_categorical_accuracy"
-        entries = x.shape[:-1]
-        if not (
-            x.ndim > 1
-            and x.dtype == W.dtype
-            and x.shape[-1] == len(W)
-            and y.shape == (*entries, 1 if sparse else W.shape[1])
-            and (weights is None or (weights.shape == entries and weights.flags.c_contiguous))
-            and x.flags.c_contiguous
-            and y.flags.c_contiguous
+        entries, columns = x.shape[:-1], W.shape[1]
+        if self._accuracy == "sparse_categorical_accuracy":
+            columns = 1
+        if (
+            x.ndim < 2
+            or x.dtype != W.dtype
+            or x.shape[-1] != len(W)
+            or y.shape != (*entries, columns)
+            or not (x.flags.c_contiguous and y.flags.c_contiguous)
+            or not (weights is None or (weights.shape == entries and weights.flags.c_contiguous))
         ):
             return None
         dW, *db = dense.grads if training else (None,)
