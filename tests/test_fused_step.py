@@ -278,3 +278,26 @@ def test_what_a_model_hands_out_stays(rng: np.random.Generator) -> None:
     assert len(seen) == 2 * 2 * 12
     for array, copy in seen:
         np.testing.assert_array_equal(array, copy)
+
+
+@pytest.mark.parametrize("how", ["context", "environment"])
+def test_fit_runs_on_the_backend_in_use(
+    c_backend: ModuleType, monkeypatch: pytest.MonkeyPatch, how: str, rng: np.random.Generator
+) -> None:
+    used: list[str] = []
+    for name in ("optimize", "dense_crossentropy", "forward_again"):
+        real = getattr(c_backend, name)
+        monkeypatch.setattr(c_backend, name, lambda *args, name=name, real=real: used.append(name) or real(*args))
+    model = fr.Sequential([fr.Embedding(9, 4), fr.GRU(3), fr.Dense(1, "sigmoid")])
+    model.compile("adam", "binary_crossentropy")
+    x, y = rng.integers(0, 9, (16, 5)), rng.integers(0, 2, 16)
+    model.fit(x, y, 8, verbose=0)
+    assert set(used) == {"optimize", "dense_crossentropy", "forward_again"}
+    used.clear()
+    if how == "environment":
+        monkeypatch.setenv("FASTRNN_BACKEND", "reference")
+        model.fit(x, y, 8, verbose=0)
+    else:
+        with fr.use_backend("reference"):
+            model.fit(x, y, 8, verbose=0)
+    assert not used
