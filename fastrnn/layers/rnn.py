@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastrnn import ops
+from fastrnn.backends.arrays import as_array, to_numpy
 from fastrnn.backends.contract import Gradients, Reserve
 from fastrnn.layers import initializers
 from fastrnn.layers.arguments import integer, real
@@ -111,7 +112,8 @@ class RNN(Layer):
         """The outputs of a batch of sequences, and the final states with `return_state`.
 
         Args:
-            x (batch, time, inputs): cast to the layer's dtype; or an `ops.Lookup` of token ids.
+            x (batch, time, inputs): cast to the layer's dtype; or an `ops.Lookup` of token ids. Where it lies in a
+                GPU's memory it must have that dtype, and what is returned, gradients of weights excepted, lies there.
             initial_state: [h, c] for LSTM, h or [h] for GRU, each (batch, units); None for zeros, or for the states
                 that the last call left with `stateful`.
             mask (batch, time): False where a step is skipped.
@@ -126,7 +128,7 @@ class RNN(Layer):
         if isinstance(x, ops.Lookup):
             shape = (*x.ids.shape, x.table.shape[1])
         else:
-            x = np.asarray(x, dtype=self.dtype)
+            x = as_array(x, self.dtype)
             shape = x.shape
         if len(shape) != 3:
             raise ValueError(f"{self.name}: x must have shape (batch, time, inputs), got {shape}")
@@ -152,7 +154,8 @@ class RNN(Layer):
         if training:
             self._reserve = reserve
         if self.stateful:
-            self.states = [state.copy() for state in states]
+            # copies, where the caller could write into ours
+            self.states = [state.copy() if isinstance(state, np.ndarray) else state for state in states]
         return (y, *states) if self.return_state else y
 
     def backward(self, dy: np.ndarray | None, dstates: Sequence[np.ndarray | None] | None = None) -> np.ndarray:
@@ -170,10 +173,10 @@ class RNN(Layer):
         upstream = [None] * self.states_count if dstates is None else list(dstates)
         if len(upstream) != self.states_count:
             raise ValueError(f"{self.name}.backward: dstates must be {self.states_count} arrays, got {len(upstream)}")
-        cast = [None if d is None else np.asarray(d, dtype=self.dtype) for d in (dy, *upstream)]
+        cast = [None if d is None else as_array(d, self.dtype) for d in (dy, *upstream)]
         gradients = self._backward(self._reserve, *cast)
         for grad, new in zip(self.grads, (gradients.dW, gradients.dU, gradients.db), strict=False):
-            grad[...] = new
+            grad[...] = to_numpy(new)
         self.dinitial_state = [gradients.dh0] if gradients.dc0 is None else [gradients.dh0, gradients.dc0]
         return gradients.dx
 
@@ -200,7 +203,7 @@ class RNN(Layer):
             raise ValueError(
                 f"{self.name}: initial_state must be {self.states_count} arrays (batch, units), got {len(states)}"
             )
-        return [np.asarray(state, dtype=self.dtype) for state in states]
+        return [as_array(state, self.dtype) for state in states]
 
     def reset_state(self) -> None:
         """Makes a stateful layer start from zeros again, with any batch size."""
