@@ -3,7 +3,7 @@
 For those who bring their own loop. Everything is a NumPy array, float32 or float64 throughout; arrays that are not
 C-contiguous are copied. Shapes: B samples, T time steps, I inputs, H units.
 
-The "cuda" backend also takes arrays in a GPU's memory, anything that has `__cuda_array_interface__`, C-contiguous. Where
+The "cuda" backend also takes C-contiguous arrays in a GPU's memory, anything that has `__cuda_array_interface__`. Where
 x is one, so are the results, on the stream that x names; NumPy arrays beside it are copied over.
 """
 
@@ -49,13 +49,12 @@ def _floats(name: str, value: Any, shape: tuple[int | None, ...], dtype: np.dtyp
     return _contiguous(name, array)
 
 
-def _contiguous(name: str, array: Any) -> Any:
+def _contiguous(name: str, array: Any) -> np.ndarray:
     """The array, or a C-contiguous copy; ValueError for one in a GPU's memory, whose owner can copy it better."""
-    if array.flags.c_contiguous:
-        return array
-    if isinstance(array, CudaArray):
+    if isinstance(array, CudaArray) and not array.flags.c_contiguous:
         raise ValueError(f"{name} must be C-contiguous where it lies in a GPU's memory; copy it first")
-    return np.ascontiguousarray(array)
+    result: np.ndarray = array if array.flags.c_contiguous else np.ascontiguousarray(array)
+    return result
 
 
 def _optional(name: str, value: Any, shape: tuple[int | None, ...], dtype: np.dtype[Any]) -> np.ndarray | None:

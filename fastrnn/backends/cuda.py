@@ -16,9 +16,12 @@ import numpy as np
 from .arrays import CudaArray
 from .contract import Call, Gradients
 from .cuda_kernels import embedding, gru, lstm
-from .cuda_kernels.device import Device
+from .cuda_kernels.device import Device, why_not
 from .cuda_kernels.products import Matrix, apply_mask, multiply, sum_rows, transpose
 from .cuda_kernels.sweep import Plan, Sizes, make_plan
+
+if (reason := why_not()) is not None:
+    raise ImportError(reason)
 
 
 class Data(NamedTuple):
@@ -58,8 +61,7 @@ def _sizes(call: Call, plan: Plan, slots: int, **flags: bool) -> Sizes:
 
 def _plan(device: Device, call: Call, gates: int, slots: int) -> Plan:
     H, itemsize = len(call.U), call.x.dtype.itemsize
-    machine = dict(processors=device.processors, grid=device.can_meet, most_threads=device.most_threads)
-    return make_plan(call.batch, H, gates, slots, itemsize, **machine)
+    return make_plan(call.batch, H, gates, slots, itemsize, device.processors, grid=device.can_meet)
 
 
 def _x_groups(data: Data, call: Call, gates: int) -> int:
@@ -109,27 +111,25 @@ def _forward(call: Call, gates: int) -> tuple[Any, Any, Any, Data | None]:
     y, h = device.empty(int(np.prod(call.y_shape)), dtype), device.empty(B * H, dtype)
     c = device.empty(B * H, dtype) if lstm_cell else None
     scratch = device.empty(plan.scratch_size(B, H, slots), dtype)
-    # an array that is not there: the kernel does not look at it
-    mask_or, h_mask_or, h0_or = _or(device, mask), U if h_mask is None else h_mask, U if h0 is None else h0
+    # in place of an array that is not there, one that the kernel does not look at
+    masks = (device.empty(1, np.uint8) if mask is None else mask, U if h_mask is None else h_mask)
+    h0, c0 = (U if state is None else state for state in (h0, c0))
+    kept = (data.h_before, data.kept)
+    real: Any = dtype.type
+    args: tuple[Any, ...]
     if lstm_cell:
-        kernel = lstm.forward(dtype.type, *plan.variant)
-        args = (h0_or, U if c0 is None else c0, y, h, c, data.h_before, data.kept)
-        before = (data.gates, U, scratch, mask_or, h_mask_or)
+        kernel = lstm.forward(real, *plan.variant)
+        args = (data.gates, U, scratch, *masks, h0, c0, y, h, c, *kept)
     else:
-        kernel = gru.forward(dtype.type, *plan.variant, call.reset_after)
-        args = (h0_or, y, h, data.h_before, data.kept)
+        kernel = gru.forward(real, *plan.variant, call.reset_after)
         b_rec = b[GH:] if b is not None and call.reset_after else U
-        before = (data.gates, U, b_rec, scratch, mask_or, h_mask_or)
-    device.launch(kernel, plan.blocks, plan.threads, size, *before, *args, shared_bytes=plan.shared_bytes)
+        args = (data.gates, U, b_rec, scratch, *masks, h0, y, h, *kept)
+    device.launch(kernel, plan.blocks, plan.threads, size, *args, shared_bytes=plan.shared_bytes)
 
     to_host = not isinstance(call.x, CudaArray)
     y, h = device.give(y, call.y_shape, to_host), device.give(h, call.state_shape, to_host)
     c = None if c is None else device.give(c, call.state_shape, to_host)
     return y, h, c, data if call.training else None
-
-
-def _or(device: Device, mask: Any) -> Any:
-    return device.to_device(np.ones(1, np.uint8)) if mask is None else mask
 
 
 def _backward(call: Call, data: Data, gates: int, dy: Any, dhT: Any, dcT: Any) -> Gradients:
@@ -139,7 +139,7 @@ def _backward(call: Call, data: Data, gates: int, dy: Any, dhT: Any, dcT: Any) -
     data = data._replace(device=device)
     has_dy, has_h, has_c = (array is not None for array in upstream)
     U = data.U
-    # an array that is not there: the kernel does not look at it
+    # in place of an array that is not there, one that the kernel does not look at
     dy, dhT, dcT = (U if array is None else device.get(array) for array in upstream)
     if data.ids is not None:
         try:
@@ -155,17 +155,21 @@ def _backward(call: Call, data: Data, gates: int, dy: Any, dhT: Any, dcT: Any) -
     dgates, dh = device.empty(B * T * GH, dtype), device.empty(B * H, dtype)
     passed_back = device.empty(B * H if call.mask is not None else 1, dtype)
     scratch = device.empty(plan.scratch_size(B, H, gates), dtype)
-    mask, h_mask = _or(device, data.mask), U if data.h_mask is None else data.h_mask
+    masks = (
+        device.empty(1, np.uint8) if data.mask is None else data.mask,
+        U if data.h_mask is None else data.h_mask,
+    )
     dc = dq = None
+    real: Any = dtype.type
+    args: tuple[Any, ...]
     if lstm_cell:
         dc = device.empty(B * H, dtype)
-        kernel = lstm.backward(dtype.type, *plan.variant)
-        args = (data.gates, data.kept, Ut, scratch, mask, h_mask, dy, dhT, dcT, passed_back, dh, dc, dgates)
+        kernel = lstm.backward(real, *plan.variant)
+        args = (data.gates, data.kept, Ut, scratch, *masks, dy, dhT, dcT, passed_back, dh, dc, dgates)
     else:
         dq = device.empty(B * T * H if call.reset_after else 1, dtype)
-        kernel = gru.backward(dtype.type, *plan.variant, call.reset_after)
-        kept = (data.gates, data.kept, data.h_before)
-        args = (*kept, Ut, scratch, mask, h_mask, dy, dhT, passed_back, dh, dgates, dq)
+        kernel = gru.backward(real, *plan.variant, call.reset_after)
+        args = (data.gates, data.kept, data.h_before, Ut, scratch, *masks, dy, dhT, passed_back, dh, dgates, dq)
     device.launch(kernel, plan.blocks, plan.threads, size, *args, shared_bytes=plan.shared_bytes)
 
     dx, dW = _input_gradients(call, data, gates, dgates)

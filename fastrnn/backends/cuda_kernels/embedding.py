@@ -24,7 +24,7 @@ COLUMNS, PARTS = (2, 2) if SIMULATED else (16, 16)
 @functools.cache
 def _find_kernel() -> Any:
     @cuda.jit
-    def find_bad(bad, ids, count, rows):  # type: ignore[no-untyped-def]
+    def find_bad(bad, ids, count, rows):
         e = cuda.grid(1)
         # many threads may write, but they write the same
         if e < count and (ids[e] < 0 or ids[e] >= rows):
@@ -36,7 +36,7 @@ def _find_kernel() -> Any:
 @functools.cache
 def _gather_kernel(real: Any) -> Any:
     @cuda.jit
-    def gather(out, table, ids, count, width):  # type: ignore[no-untyped-def]
+    def gather(out, table, ids, count, width):
         e = cuda.grid(1)
         if e < count:
             out[e] = table[ids[e // width] * width + e % width]
@@ -47,7 +47,7 @@ def _gather_kernel(real: Any) -> Any:
 @functools.cache
 def _sort_kernel() -> Any:
     @cuda.jit
-    def sort(order, sorted_ids, ids, count):  # type: ignore[no-untyped-def]
+    def sort(order, sorted_ids, ids, count):
         chunk = cuda.shared.array(CHUNK, np.int64)
         thread = cuda.threadIdx.x
         e = cuda.grid(1)
@@ -74,7 +74,7 @@ def _segments_kernel(real: Any) -> Any:
     zero = real(0)
 
     @cuda.jit
-    def sum_segments(out, dy, order, sorted_ids, count, width):  # type: ignore[no-untyped-def]
+    def sum_segments(out, dy, order, sorted_ids, count, width):
         """A block sums one row's gradient, COLUMNS at a time, in PARTS parts."""
         parts = cuda.shared.array((PARTS, COLUMNS), real)
         row = cuda.blockIdx.x

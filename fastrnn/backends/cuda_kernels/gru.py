@@ -9,20 +9,20 @@ from typing import Any
 import numpy as np
 from numba import cuda
 
-from .sweep import shared_code
+from .sweep import shared_code, sweep_jit
 
 
 @functools.cache
 def forward(real: Any, tile: int, resident: bool, shared: bool, grid: bool, reset_after: bool) -> Any:
-    """The kernel. `gates` (B, T, 3H) holds x W + b and, in training, z, r and the candidate afterwards; `q` (B, T, H) is
-    kept beside them: the candidate's recurrent part, or, with the reset before, what U's candidate part saw."""
+    """The kernel. `gates` (B, T, 3H) holds x W + b and, in training, z, r and the candidate afterwards; `q` (B, T, H)
+    is kept beside them: the candidate's recurrent part, or, with the reset before, what U's candidate part saw."""
     zero, one = real(0), real(1)
     dtype = np.dtype(real)
     barrier, place, load_weights, product, lane_sum, sigmoid, tanh, store_output, _ = shared_code(real, tile, grid)
     early = 3 if reset_after else 2  # how many gates see h itself
 
-    @cuda.jit
-    def gru_forward(size, gates, U, b_rec, scratch, mask, h_mask, h0, y, h, h_before, q):  # type: ignore[no-untyped-def]
+    @sweep_jit(real)
+    def gru_forward(size, gates, U, b_rec, scratch, mask, h_mask, h0, y, h, h_before, q):
         B, T, H, rows, slots = size.B, size.T, size.H, size.rows, size.slots
         h_slots = slots if reset_after else slots - 1  # with the reset before, the last one is q's
         part, b0, first, last = place(size)
@@ -144,10 +144,8 @@ def backward(real: Any, tile: int, resident: bool, shared: bool, grid: bool, res
     barrier, place, load_weights, product, lane_sum, _, _, _, collect_dy = shared_code(real, tile, grid)
     late = 3 if reset_after else 2  # how many gates' gradients come back to h itself
 
-    @cuda.jit
-    def gru_backward(  # type: ignore[no-untyped-def]
-        size, gates, q, h_before, Ut, scratch, mask, h_mask, dy, dhT, passed_back, dh, dgates, dq
-    ):
+    @sweep_jit(real)
+    def gru_backward(size, gates, q, h_before, Ut, scratch, mask, h_mask, dy, dhT, passed_back, dh, dgates, dq):
         B, T, H, rows, slots = size.B, size.T, size.H, size.rows, size.slots
         part, b0, first, last = place(size)
         memory = cuda.shared.array(0, dtype)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numba import cuda
 
-from .sweep import shared_code
+from .sweep import shared_code, sweep_jit
 
 
 @functools.cache
@@ -19,8 +19,8 @@ def forward(real: Any, tile: int, resident: bool, shared: bool, grid: bool) -> A
     dtype = np.dtype(real)
     barrier, place, load_weights, product, lane_sum, sigmoid, tanh, store_output, _ = shared_code(real, tile, grid)
 
-    @cuda.jit
-    def lstm_forward(size, gates, U, scratch, mask, h_mask, h0, c0, y, h, c, h_before, c_before):  # type: ignore[no-untyped-def]
+    @sweep_jit(real)
+    def lstm_forward(size, gates, U, scratch, mask, h_mask, h0, c0, y, h, c, h_before, c_before):
         B, T, H, rows, slots = size.B, size.T, size.H, size.rows, size.slots
         part, b0, first, last = place(size)
         memory = cuda.shared.array(0, dtype)
@@ -99,10 +99,8 @@ def backward(real: Any, tile: int, resident: bool, shared: bool, grid: bool) -> 
     dtype = np.dtype(real)
     barrier, place, load_weights, product, lane_sum, _, tanh, _, collect_dy = shared_code(real, tile, grid)
 
-    @cuda.jit
-    def lstm_backward(  # type: ignore[no-untyped-def]
-        size, gates, c_before, Ut, scratch, mask, h_mask, dy, dhT, dcT, passed_back, dh, dc, dgates
-    ):
+    @sweep_jit(real)
+    def lstm_backward(size, gates, c_before, Ut, scratch, mask, h_mask, dy, dhT, dcT, passed_back, dh, dc, dgates):
         B, T, H, rows, slots = size.B, size.T, size.H, size.rows, size.slots
         part, b0, first, last = place(size)
         memory = cuda.shared.array(0, dtype)

@@ -13,7 +13,7 @@ from numba import cuda
 
 from .device import SIMULATED, Device, cupy
 
-# A block of the product is SIDE x SIDE threads with TILE x TILE sums each. (The simulator has a system thread for each.)
+# A block of the product is SIDE x SIDE threads with TILE x TILE sums each. The simulator has a system thread for each.
 SIDE = 2 if SIMULATED else 16
 TILE = 4
 DEPTH = 16
@@ -30,7 +30,7 @@ class Matrix(NamedTuple):
     at: int = 0
 
     @property
-    def T(self) -> Matrix:
+    def T(self) -> Matrix:  # noqa: N802 - NumPy's name
         return self._replace(row=self.column, column=self.row)
 
 
@@ -40,7 +40,7 @@ def _product_kernel(real: Any) -> Any:
     side, edge = SIDE, SIDE * TILE
 
     @cuda.jit
-    def product(c, c_row, c_at, a, a_row, a_column, a_at, b, b_row, b_column, b_at, bias, biased, M, N, K, depth):  # type: ignore[no-untyped-def]
+    def product(c, c_row, c_at, a, a_row, a_column, a_at, b, b_row, b_column, b_at, bias, biased, M, N, K, depth):
         a_tile = cuda.shared.array((DEPTH, edge), real)
         b_tile = cuda.shared.array((DEPTH, edge), real)
         sums = cuda.local.array((TILE, TILE), real)
@@ -84,7 +84,7 @@ def _product_kernel(real: Any) -> Any:
 @functools.cache
 def _sum_kernel(real: Any) -> Any:
     @cuda.jit
-    def sum_parts(c, c_row, c_at, parts, count, M, N):  # type: ignore[no-untyped-def]
+    def sum_parts(c, c_row, c_at, parts, count, M, N):
         e = cuda.grid(1)
         if e < M * N:
             total = parts[e]
@@ -98,7 +98,7 @@ def _sum_kernel(real: Any) -> Any:
 @functools.cache
 def _mask_kernel(real: Any) -> Any:
     @cuda.jit
-    def apply_mask(out, x, mask, mask_at, T, F, count, add):  # type: ignore[no-untyped-def]
+    def apply_mask(out, x, mask, mask_at, T, F, count, add):
         e = cuda.grid(1)
         if e < count:
             value = x[e] * mask[mask_at + e // (T * F) * F + e % F]
@@ -110,7 +110,7 @@ def _mask_kernel(real: Any) -> Any:
 @functools.cache
 def _transpose_kernel(real: Any) -> Any:
     @cuda.jit
-    def transpose(out, a, rows, columns):  # type: ignore[no-untyped-def]
+    def transpose(out, a, rows, columns):
         e = cuda.grid(1)
         if e < rows * columns:
             out[e] = a[e % rows * columns + e // rows]

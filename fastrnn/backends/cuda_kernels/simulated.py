@@ -10,7 +10,7 @@ from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
 from fastrnn.backends.arrays import CudaArray
 
 
-class SimulatedArray(FakeCUDAArray):  # type: ignore[misc]
+class SimulatedArray(FakeCUDAArray):
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
         return {**self._ary.__array_interface__, "version": 3, "stream": None}

@@ -24,6 +24,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import cuda
 
+from .device import SIMULATED
+
 # A sum over k is made of this many, over every LANES-th k each: parallel work for a small layer's many threads.
 LANES = 8
 # Units that one thread multiplies at a time.
@@ -32,6 +34,16 @@ TILE_UNITS = 4
 SHARED_BYTES = 48 * 1024
 # Recurrent weights up to this size stay in a multiprocessor's own memory: one block can own all units.
 BLOCK_WEIGHT_BYTES = 128 * 1024
+
+
+def most_threads(itemsize: int) -> int:
+    """Of a block; a number of twice the size needs twice the registers."""
+    return 4 if SIMULATED else 2048 // itemsize
+
+
+def sweep_jit(real: Any) -> Any:
+    """cuda.jit, told how many threads a block has: the compiler then gives each no more registers than there are."""
+    return cuda.jit if SIMULATED else cuda.jit(launch_bounds=most_threads(np.dtype(real).itemsize))
 
 
 class Sizes(NamedTuple):
@@ -79,9 +91,7 @@ class Plan(NamedTuple):
         return 1 if self.shared else -(-B // self.rows) * 2 * slots * H * self.rows
 
 
-def make_plan(
-    B: int, H: int, gates: int, slots: int, itemsize: int, processors: int, *, grid: bool, most_threads: int
-) -> Plan:
+def make_plan(B: int, H: int, gates: int, slots: int, itemsize: int, processors: int, *, grid: bool) -> Plan:
     """The plan for a layer; `processors` is how many multiprocessors there are, `grid` whether they can meet."""
     most_rows = 256 // itemsize
     grid = grid and gates * H * H * itemsize > BLOCK_WEIGHT_BYTES and -(-B // most_rows) <= processors
@@ -108,7 +118,7 @@ def make_plan(
         shared=shared,
         grid=grid,
         blocks=slices * -(-H // span),
-        threads=min(most_threads, -(-work // 32) * 32),
+        threads=min(most_threads(itemsize), -(-work // 32) * 32),
         shared_bytes=state * shared + weights * resident + units * out,
     )
 
@@ -136,17 +146,17 @@ def shared_code(real: Any, tile: int, grid: bool) -> Shared:
     if grid:
 
         @cuda.jit(device=True)
-        def barrier():  # type: ignore[no-untyped-def]
+        def barrier():
             cuda.cg.this_grid().sync()
 
     else:
 
         @cuda.jit(device=True)
-        def barrier():  # type: ignore[no-untyped-def]
+        def barrier():
             cuda.syncthreads()
 
     @cuda.jit(device=True)
-    def place(size):  # type: ignore[no-untyped-def]
+    def place(size):
         """The block's slice of rows, its first row, its first unit and the one after its last."""
         across = (size.H + size.span - 1) // size.span
         part = cuda.blockIdx.x // across
@@ -154,14 +164,14 @@ def shared_code(real: Any, tile: int, grid: bool) -> Shared:
         return part, part * size.rows, first, min(first + size.span, size.H)
 
     @cuda.jit(device=True)
-    def load_weights(memory, weights, count, H, first, last, span):  # type: ignore[no-untyped-def]
+    def load_weights(memory, weights, count, H, first, last, span):
         """memory (count, span) = the block's columns of weights (count, H)."""
         n = last - first
         for e in range(cuda.threadIdx.x, count * n, cuda.blockDim.x):
             memory[e // n * span + e % n] = weights[e // n * H + first + e % n]
 
     @cuda.jit(device=True)
-    def product(  # type: ignore[no-untyped-def]
+    def product(
         out, out_at, seen, seen_at, seen_gate, weights, weights_at, weights_step, weights_gate, K, gates, rows, units
     ):
         """out (LANES, gates, rows, units) = sums over k of seen[gate][k, row] * weights[k, gate, unit]."""
@@ -197,7 +207,7 @@ def shared_code(real: Any, tile: int, grid: bool) -> Shared:
                         out[out_at + at] = sums[i, j]
 
     @cuda.jit(device=True)
-    def lane_sum(out, out_at, gate, gates, row, rows, u, units):  # type: ignore[no-untyped-def]
+    def lane_sum(out, out_at, gate, gates, row, rows, u, units):
         at = out_at + (gate * rows + row) * units + u
         total = out[at]
         for lane in range(1, LANES):
@@ -205,16 +215,16 @@ def shared_code(real: Any, tile: int, grid: bool) -> Shared:
         return total
 
     @cuda.jit(device=True)
-    def sigmoid(a):  # type: ignore[no-untyped-def]
+    def sigmoid(a):
         e = real(math.exp(-abs(a)))
         return (one if a >= zero else e) / (one + e)
 
     @cuda.jit(device=True)
-    def tanh(a):  # type: ignore[no-untyped-def]
+    def tanh(a):
         return real(math.tanh(a))
 
     @cuda.jit(device=True)
-    def store_output(size, y, b, s, u, valid, h):  # type: ignore[no-untyped-def]
+    def store_output(size, y, b, s, u, valid, h):
         """The output of step s: h; at a masked step the last output again, or zero."""
         if size.sequences or size.masked or s == size.T - 1:
             at = ((b * size.T + s) * size.H if size.sequences else b * size.H) + u
@@ -226,7 +236,7 @@ def shared_code(real: Any, tile: int, grid: bool) -> Shared:
                 y[at] = y[at - size.H]
 
     @cuda.jit(device=True)
-    def collect_dy(size, dy, passed_back, b, s, u, valid):  # type: ignore[no-untyped-def]
+    def collect_dy(size, dy, passed_back, b, s, u, valid):
         """What reaches h through the outputs of step s: dy, and that of later masked steps that repeat this one's."""
         got = zero
         if size.has_dy and (size.sequences or s == size.T - 1):
