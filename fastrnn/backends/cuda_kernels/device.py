@@ -111,7 +111,9 @@ class Device:
     def give(self, array: Any, shape: tuple[int, ...], to_host: bool) -> Any:
         """A kernel's flat array for the caller: a NumPy array, or one of the GPU's that names the stream."""
         if to_host:
-            return array.copy_to_host(stream=self.stream).reshape(shape)
+            host = array.copy_to_host(stream=self.stream).reshape(shape)
+            _synchronize(self.stream_pointer)
+            return host
         out = array.reshape(shape)
         out.stream = self.stream
         return out
