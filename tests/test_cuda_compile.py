@@ -125,6 +125,7 @@ def test_the_others(capability: tuple[int, int], real: Any, tmp_path: Path) -> N
     for kernel in (
         products._product_kernel(real),
         products._sum_kernel(real),
+        products._columns_kernel(real),
         products._mask_kernel(real),
         products._transpose_kernel(real),
         embedding._gather_kernel(real),

@@ -135,6 +135,19 @@ def test_the_same_bits_each_time_and_inference_like_training(cell: str) -> None:
         np.testing.assert_array_equal(a, b)
 
 
+def test_launches_do_not_grow_with_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    launch, launches = Device.launch, []
+
+    def count(device: Device, kernel: Any, *args: Any, **options: Any) -> None:
+        launches.append(kernel)
+        launch(device, kernel, *args, **options)
+
+    monkeypatch.setattr(Device, "launch", count)
+    for T in (1, 6):
+        make_case("lstm", (2, T, 2, 2), seed=10).run("cuda")
+    assert len(launches) == 2 * 9  # products 1, sweep 1; back: transpose 1, sweep 1, products 3, sums 2
+
+
 def test_a_sample_does_not_depend_on_its_batch() -> None:
     whole = make_case("gru", (9, 3, 2, 5), np.float32, seed=10)
     y = whole.forward("cuda")[0]

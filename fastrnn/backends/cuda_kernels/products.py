@@ -96,6 +96,22 @@ def _sum_kernel(real: Any) -> Any:
 
 
 @functools.cache
+def _columns_kernel(real: Any) -> Any:
+    zero = real(0)
+
+    @cuda.jit
+    def sum_columns(parts, a, a_row, a_at, rows, columns, depth):
+        n, first = cuda.grid(1), cuda.blockIdx.y * depth
+        if n < columns:
+            total = zero
+            for k in range(first, min(first + depth, rows)):
+                total += a[a_at + k * a_row + n]
+            parts[cuda.blockIdx.y * columns + n] = total
+
+    return sum_columns
+
+
+@functools.cache
 def _mask_kernel(real: Any) -> Any:
     @cuda.jit
     def apply_mask(out, x, mask, mask_at, T, F, count, add):
@@ -160,9 +176,15 @@ def _cupy_view(matrix: Matrix, rows: int, columns: int) -> Any:
 
 
 def sum_rows(device: Device, c: Matrix, a: Matrix, rows: int, columns: int) -> None:
-    """c (columns) = the sum of a's rows: a product with ones."""
-    ones = device.to_device(np.ones(1, a.array.dtype))
-    multiply(device, c, Matrix(ones, 0, 0), a, 1, columns, rows, split=True)
+    """c (columns) = the sum of a's rows; both have adjacent columns."""
+    real: Any = a.array.dtype.type
+    across, threads = _flat(columns)
+    layers = max(1, min(-(-rows // 32), 4 * device.processors // across))
+    depth = -(-rows // layers)
+    layers = -(-rows // depth)
+    parts = device.empty(layers * columns, a.array.dtype)
+    device.launch(_columns_kernel(real), (across, layers), threads, parts, a.array, a.row, a.at, rows, columns, depth)
+    device.launch(_sum_kernel(real), across, threads, c.array, columns, c.at, parts, layers, 1, columns)
 
 
 def apply_mask(device: Device, x: Any, mask: Any, gate: int, shape: tuple[int, int, int], out: Any, add: bool) -> None:
