@@ -17,8 +17,8 @@ if importlib.util.find_spec("numba_cuda") is None:
     raise ImportError("the package numba-cuda is not installed; `pip install fastrnn[cuda]` brings it")
 
 from numba import cuda
-from numba.core.errors import NumbaPerformanceWarning
 from numba.cuda.core import config
+from numba.cuda.core.errors import NumbaPerformanceWarning
 
 SIMULATED = bool(config.ENABLE_CUDASIM)
 # The lowest compute capability that the kernels are compiled for in the tests.
