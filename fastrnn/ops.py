@@ -2,6 +2,9 @@
 
 For those who bring their own loop. Everything is a NumPy array, float32 or float64 throughout; arrays that are not
 C-contiguous are copied. Shapes: B samples, T time steps, I inputs, H units.
+
+The "cuda" backend also takes C-contiguous arrays in a GPU's memory, anything that has `__cuda_array_interface__`. Where
+x is one, so are the results, on the stream that x names; NumPy arrays beside it are copied over.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .backends import get_backend
+from .backends.arrays import CudaArray, as_array, is_cuda, to_numpy
 from .backends.contract import Call, Gradients, Reserve
 
 
@@ -30,7 +34,7 @@ _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 def _floats(name: str, value: Any, shape: tuple[int | None, ...], dtype: np.dtype[Any] | None) -> np.ndarray:
     """`value` as a C-contiguous array, checked; None in `shape` stands for any length."""
-    array = value if isinstance(value, np.ndarray) else np.asarray(value)
+    array = value if isinstance(value, np.ndarray) else as_array(value)
     if dtype is None or array.dtype != dtype:
         if dtype is not None:
             raise TypeError(f"{name} must be of x's dtype, {dtype}, got {array.dtype}")
@@ -42,7 +46,15 @@ def _floats(name: str, value: Any, shape: tuple[int | None, ...], dtype: np.dtyp
     ):
         expected = ", ".join("any" if n is None else str(n) for n in shape)
         raise ValueError(f"{name} must have shape ({expected}), got {array.shape}")
-    return array if array.flags.c_contiguous else np.ascontiguousarray(array)
+    return _contiguous(name, array)
+
+
+def _contiguous(name: str, array: Any) -> np.ndarray:
+    """The array, or a C-contiguous copy; ValueError for one in a GPU's memory, whose owner can copy it better."""
+    if isinstance(array, CudaArray) and not array.flags.c_contiguous:
+        raise ValueError(f"{name} must be C-contiguous where it lies in a GPU's memory; copy it first")
+    result: np.ndarray = array if array.flags.c_contiguous else np.ascontiguousarray(array)
+    return result
 
 
 def _optional(name: str, value: Any, shape: tuple[int | None, ...], dtype: np.dtype[Any]) -> np.ndarray | None:
@@ -53,9 +65,13 @@ def _step_mask(mask: Any, batch: int, time: int) -> np.ndarray | None:
     """(B, T) of bool, or of numbers 0 and 1, as uint8."""
     if mask is None:
         return None
-    array = np.asarray(mask)
+    array = as_array(mask)
     if array.shape != (batch, time):
         raise ValueError(f"mask must have shape ({batch}, {time}), got {array.shape}")
+    if isinstance(array, CudaArray):
+        if array.dtype not in (np.bool_, np.uint8):
+            raise TypeError(f"mask must be an array of bool where it lies in a GPU's memory, got {array.dtype}")
+        return _contiguous("mask", array)
     if array.dtype == np.bool_:
         return np.ascontiguousarray(array).view(np.uint8)
     if array.dtype.kind not in "iuf":
@@ -71,10 +87,17 @@ def _dropout_mask(
     """(1 or gates, B, features); a (B, features) one is for all gates."""
     if mask is None:
         return None
-    array = np.asarray(mask)
+    array = as_array(mask)
     if array.ndim == 2:
-        array = _floats(name, array, (batch, features), dtype)[None]
-        return array if shared else np.ascontiguousarray(np.broadcast_to(array, (gates, batch, features)))
+        array = _floats(name, array, (batch, features), dtype)
+        if isinstance(array, CudaArray):
+            if not shared:
+                raise ValueError(
+                    f"{name} must have shape ({gates}, {batch}, {features}) where it lies in a GPU's memory, "
+                    f"got {array.shape}"
+                )
+            return array.reshape((1, batch, features))
+        return array[None] if shared else np.ascontiguousarray(np.broadcast_to(array, (gates, batch, features)))
     return _floats(name, array, (gates, batch, features), dtype)
 
 
@@ -137,6 +160,12 @@ def _call(
     )
 
 
+def _on_gpu(call: Call) -> bool:
+    """Whether any of the call's arrays lies in a GPU's memory."""
+    arrays = (call.x, call.ids, call.W, call.U, call.b, call.h0, call.c0, call.mask, call.x_mask, call.h_mask)
+    return any(isinstance(array, CudaArray) for array in arrays)
+
+
 def _upstream(reserve: Any, cell: str, dy: Any, **states: Any) -> tuple[np.ndarray | None, ...]:
     """The arguments of a backward op, checked."""
     if not isinstance(reserve, Reserve) or reserve.cell != cell:
@@ -144,7 +173,10 @@ def _upstream(reserve: Any, cell: str, dy: Any, **states: Any) -> tuple[np.ndarr
     call = reserve.call
     dtype, state_shape = call.x.dtype, call.state_shape
     checked = [value if value is None else _floats(name, value, state_shape, dtype) for name, value in states.items()]
-    return (dy if dy is None else _floats("dy", dy, call.y_shape, dtype), *checked)
+    checked.insert(0, dy if dy is None else _floats("dy", dy, call.y_shape, dtype))
+    if any(isinstance(value, CudaArray) for value in checked):
+        get_backend(reserve.backend.__name__.rpartition(".")[2], on_gpu=True)  # refuses what is another's
+    return tuple(checked)
 
 
 def lstm_forward(
@@ -205,11 +237,11 @@ def lstm_forward(
         training=training,
         reset_after=False,
     )
-    module = get_backend(backend)
+    module = get_backend(backend, on_gpu=_on_gpu(call))
     try:
         y, hT, cT, data = module.lstm_forward(call)
     except IndexError:
-        raise _out_of_range(x.ids, len(x.table)) from None
+        raise _out_of_range(x.ids, len(call.x)) from None
     return y, hT, cT, Reserve("LSTM", module, call, data) if training else None
 
 
@@ -274,11 +306,11 @@ def gru_forward(
         training=training,
         reset_after=reset_after,
     )
-    module = get_backend(backend)
+    module = get_backend(backend, on_gpu=_on_gpu(call))
     try:
         y, hT, data = module.gru_forward(call)
     except IndexError:
-        raise _out_of_range(x.ids, len(x.table)) from None
+        raise _out_of_range(x.ids, len(call.x)) from None
     return y, hT, Reserve("GRU", module, call, data) if training else None
 
 
@@ -361,7 +393,7 @@ def backward_into(
         backward = module.lstm_backward if dcT else module.gru_backward
         gradients: Gradients = backward(call, reserve.data, dy, dhT, *dcT)
         for grad, new in zip(grads, (gradients.dW, gradients.dU, gradients.db), strict=False):
-            grad[...] = new
+            grad[...] = to_numpy(new)
         return gradients
     dx, dh0 = np.empty_like(call.x), np.empty(call.state_shape, call.x.dtype)
     out = Gradients(dx, dW, dU, db[0] if db else None, dh0, np.empty_like(dh0) if dcT else None)
@@ -387,9 +419,13 @@ def gru(x: Any, W: Any, U: Any, b: Any = None, h0: Any = None, **options: Any) -
 
 
 def _token_ids(ids: Any) -> np.ndarray:
-    array = np.asarray(ids)
+    array = as_array(ids)
     if array.dtype.kind not in "iu":
         raise TypeError(f"token ids must be integers, got {array.dtype}")
+    if isinstance(array, CudaArray):
+        if array.dtype not in (np.int32, np.int64):
+            raise TypeError(f"token ids must be int32 or int64 where they lie in a GPU's memory, got {array.dtype}")
+        return _contiguous("token ids", array)
     if array.dtype not in (np.int32, np.int64):
         # uint64 ids beyond int64 would wrap to valid ones
         if array.dtype == np.uint64 and array.size and array.max() > np.iinfo(np.int64).max:
@@ -406,28 +442,31 @@ def embedding_forward(table: np.ndarray, ids: Any, *, backend: str | None = None
     table = _floats("table", table, (None, None), None)
     array = _token_ids(ids)
     try:
-        rows: np.ndarray = get_backend(backend).embedding_forward(table, array)
+        module = get_backend(backend, on_gpu=is_cuda(table) or is_cuda(array))
+        rows: np.ndarray = module.embedding_forward(table, array)
     except IndexError:
-        raise _out_of_range(array, len(table)) from None
+        raise _out_of_range(ids, len(table)) from None
     return rows
 
 
 def embedding_backward(ids: Any, dy: Any, out: np.ndarray, *, backend: str | None = None) -> None:
     """out (V, D), C-contiguous, = the gradient of the table, from dy, that of embedding_forward(table, ids)."""
     array = _token_ids(ids)
-    if not isinstance(out, np.ndarray):
+    if not (isinstance(out, np.ndarray) or is_cuda(out)):
         raise TypeError(f"out must be an array, got {type(out).__name__}")
+    out = as_array(out)
     _floats("out", out, (None, None), None)
     if not (out.flags.c_contiguous and out.flags.writeable):
         raise ValueError("out must be a C-contiguous array that can be written to")
     dy = _floats("dy", dy, (*array.shape, out.shape[1]), out.dtype)
     try:
-        get_backend(backend).embedding_backward(array, dy, out)
+        module = get_backend(backend, on_gpu=any(map(is_cuda, (array, dy, out))))
+        module.embedding_backward(array, dy, out)
     except IndexError:
-        raise _out_of_range(array, len(out)) from None
+        raise _out_of_range(ids, len(out)) from None
 
 
 def _out_of_range(ids: Any, rows: int) -> ValueError:
-    flat = np.asarray(ids).reshape(-1)
+    flat = to_numpy(ids).reshape(-1)
     place = int(np.flatnonzero((flat < 0) | (flat >= rows))[0])
     return ValueError(f"token ids must be in [0, {rows}), got {flat[place]} at flat index {place}")

@@ -17,12 +17,13 @@ from fastrnn.random import set_seed
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
-KERNEL_BACKENDS = [name for name in fr.available_backends() if name != "reference"]
+# but for the one whose tests have files of their own, test_cuda_*.py
+KERNEL_BACKENDS = [name for name in fr.available_backends() if name not in ("reference", "cuda")]
 
 
 @pytest.fixture(params=KERNEL_BACKENDS)
 def backend(request: pytest.FixtureRequest) -> str:
-    """Each backend but the reference; skipped, with the reason, where it is missing."""
+    """Each backend but the reference and cuda; skipped, with the reason, where it is missing."""
     reason = fr.available_backends()[request.param]
     if reason is not None:
         pytest.skip(f"backend {request.param}: {reason}")

@@ -15,6 +15,9 @@ from types import ModuleType
 
 # from the fastest to the slowest: the order in which "auto" looks for one
 NAMES = ("c", "reference")
+# The one that "auto" takes for arrays that lie in a GPU's memory, and for no others.
+CUDA = "cuda"
+ALL_NAMES = (*NAMES, CUDA)
 
 _modules: dict[str, ModuleType | str] = {}
 _chosen: ContextVar[str | None] = ContextVar("fastrnn_backend", default=None)
@@ -31,13 +34,13 @@ def _load(name: str) -> ModuleType | str:
 
 
 def _check(name: str, where: str) -> None:
-    if name not in (*NAMES, "auto"):
-        raise ValueError(f"{where} must be one of {', '.join((*NAMES, 'auto'))}; got {name!r}")
+    if name not in (*ALL_NAMES, "auto"):
+        raise ValueError(f"{where} must be one of {', '.join((*ALL_NAMES, 'auto'))}; got {name!r}")
 
 
 def available_backends() -> dict[str, str | None]:
     """Every backend by name, with None if it can be used or else the reason why not."""
-    loaded = {name: _load(name) for name in NAMES}
+    loaded = {name: _load(name) for name in ALL_NAMES}
     return {name: module if isinstance(module, str) else None for name, module in loaded.items()}
 
 
@@ -59,13 +62,21 @@ def pin_backend() -> Iterator[None]:
         yield
 
 
-def get_backend(name: str | None = None) -> ModuleType:
-    """The module to run on. ValueError for an unknown name, RuntimeError for one that is not there."""
+def get_backend(name: str | None = None, *, on_gpu: bool = False) -> ModuleType:
+    """The module to run on; `on_gpu` says that the arrays lie in a GPU's memory.
+
+    ValueError for an unknown name, RuntimeError for one that is not there, TypeError for one that cannot take such
+    arrays.
+    """
     where = "backend"
     if name is None:
         name = _chosen.get()
     if name is None:
         name, where = os.environ.get("FASTRNN_BACKEND") or "auto", "FASTRNN_BACKEND"
+    if on_gpu and name != CUDA:
+        if name != "auto":
+            raise TypeError(f"{where}={name!r} takes NumPy arrays, got arrays in a GPU's memory; {CUDA!r} takes both")
+        name = CUDA
     found = _modules.get(name)
     if isinstance(found, ModuleType):
         return found

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastrnn import ops
+from fastrnn.backends.arrays import as_array
 from fastrnn.backends.contract import Reserve
 from fastrnn.layers import initializers
 from fastrnn.layers.arguments import integer, real
@@ -112,7 +113,8 @@ class RNN(Layer):
         """The outputs of a batch of sequences, and the final states with `return_state`.
 
         Args:
-            x (batch, time, inputs): cast to the layer's dtype; or an `ops.Lookup` of token ids.
+            x (batch, time, inputs): cast to the layer's dtype; or an `ops.Lookup` of token ids. Where it lies in a
+                GPU's memory it must have that dtype, and what is returned, gradients of weights excepted, lies there.
             initial_state: [h, c] for LSTM, h or [h] for GRU, each (batch, units); None for zeros, or for the states
                 that the last call left with `stateful`.
             mask (batch, time): False where a step is skipped.
@@ -127,7 +129,7 @@ class RNN(Layer):
         if isinstance(x, ops.Lookup):
             shape = (*x.ids.shape, x.table.shape[1])
         else:
-            x = np.asarray(x, dtype=self.dtype)
+            x = as_array(x, self.dtype)
             shape = x.shape
         if len(shape) != 3:
             raise ValueError(f"{self.name}: x must have shape (batch, time, inputs), got {shape}")
@@ -160,7 +162,8 @@ class RNN(Layer):
         else:
             y, *states = (array for array in outputs if array is not None)
         if self.stateful:
-            self.states = [state.copy() for state in states]
+            # copies, where the caller could write into ours
+            self.states = [state.copy() if isinstance(state, np.ndarray) else state for state in states]
         return (y, *states) if self.return_state else y
 
     def backward(self, dy: np.ndarray | None, dstates: Sequence[np.ndarray | None] | None = None) -> np.ndarray:
@@ -178,7 +181,7 @@ class RNN(Layer):
         upstream = [None] * self.states_count if dstates is None else list(dstates)
         if len(upstream) != self.states_count:
             raise ValueError(f"{self.name}.backward: dstates must be {self.states_count} arrays, got {len(upstream)}")
-        dy, *upstream = [None if d is None else np.asarray(d, dtype=self.dtype) for d in (dy, *upstream)]
+        dy, *upstream = [None if d is None else as_array(d, self.dtype) for d in (dy, *upstream)]
         states = dict(zip(("dhT", "dcT"), upstream, strict=False))
         gradients = ops.backward_into(self._reserve, self.grads, dy, states)
         self.dinitial_state = [gradients.dh0] if gradients.dc0 is None else [gradients.dh0, gradients.dc0]
@@ -239,7 +242,7 @@ class RNN(Layer):
             raise ValueError(
                 f"{self.name}: initial_state must be {self.states_count} arrays (batch, units), got {len(states)}"
             )
-        return [np.asarray(state, dtype=self.dtype) for state in states]
+        return [as_array(state, self.dtype) for state in states]
 
     def reset_state(self) -> None:
         """Makes a stateful layer start from zeros again, with any batch size."""

@@ -1,0 +1,134 @@
+"""The lookup by token ids and its gradient.
+
+The gradient of a table's row is a sum over the places where its id stands. They are brought into order first, by
+counting: an id's place is the number of ids below it, and of equal ones before it. So the sum has one order, with no
+atomic operation. Counting takes work that grows with the square of the number of ids; for a batch of them a GPU
+finishes it in the time of a few launches.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+from numba import cuda
+
+from .device import SIMULATED, Device
+
+# Ids that a block reads together, and a row's columns times the parts of its sum.
+CHUNK = 4 if SIMULATED else 256
+COLUMNS, PARTS = (2, 2) if SIMULATED else (16, 16)
+
+
+@functools.cache
+def _find_kernel() -> Any:
+    @cuda.jit
+    def find_bad(bad, ids, count, rows):
+        e = cuda.grid(1)
+        # many threads may write, but they write the same
+        if e < count and (ids[e] < 0 or ids[e] >= rows):
+            bad[0] = 1
+
+    return find_bad
+
+
+@functools.cache
+def _gather_kernel(real: Any) -> Any:
+    @cuda.jit
+    def gather(out, table, ids, count, width):
+        e = cuda.grid(1)
+        if e < count:
+            out[e] = table[ids[e // width] * width + e % width]
+
+    return gather
+
+
+@functools.cache
+def _sort_kernel() -> Any:
+    @cuda.jit
+    def sort(order, sorted_ids, ids, count):
+        chunk = cuda.shared.array(CHUNK, np.int64)
+        thread = cuda.threadIdx.x
+        e = cuda.grid(1)
+        mine = ids[e] if e < count else 0
+        place = 0
+        for first in range(0, count, CHUNK):
+            if first + thread < count:
+                chunk[thread] = ids[first + thread]
+            cuda.syncthreads()
+            for k in range(min(CHUNK, count - first)):
+                other = chunk[k]
+                if other < mine or (other == mine and first + k < e):
+                    place += 1
+            cuda.syncthreads()
+        if e < count:
+            order[place] = e
+            sorted_ids[place] = mine
+
+    return sort
+
+
+@functools.cache
+def _segments_kernel(real: Any) -> Any:
+    zero = real(0)
+
+    @cuda.jit
+    def sum_segments(out, dy, order, sorted_ids, count, width):
+        """A block sums one row's gradient, COLUMNS at a time, in PARTS parts."""
+        parts = cuda.shared.array((PARTS, COLUMNS), real)
+        row = cuda.blockIdx.x
+        column, part = cuda.threadIdx.x % COLUMNS, cuda.threadIdx.x // COLUMNS
+        low, high = 0, count
+        while low < high:
+            middle = (low + high) // 2
+            if sorted_ids[middle] < row:
+                low = middle + 1
+            else:
+                high = middle
+        for d0 in range(0, width, COLUMNS):
+            d = d0 + column
+            total = zero
+            k = low + part
+            while k < count and sorted_ids[k] == row:
+                if d < width:
+                    total += dy[order[k] * width + d]
+                k += PARTS
+            parts[part, column] = total
+            cuda.syncthreads()
+            if part == 0 and d < width:
+                for other in range(1, PARTS):
+                    total += parts[other, column]
+                out[row * width + d] = total
+            cuda.syncthreads()
+
+    return sum_segments
+
+
+def check_ids(device: Device, ids: Any, rows: int) -> None:
+    """IndexError if one of the flat ids is outside [0, rows)."""
+    bad = device.to_device(np.zeros(1, np.int32))
+    device.launch(_find_kernel(), *_flat(ids.size), bad, ids, ids.size, rows)
+    if device.give(bad, (1,), to_host=True)[0]:
+        raise IndexError(f"an id is not in [0, {rows})")
+
+
+def gather(device: Device, table: Any, ids: Any, width: int) -> Any:
+    """The flat rows (ids.size, width) of the table; ids have been checked."""
+    count = ids.size * width
+    out = device.empty(count, table.dtype)
+    device.launch(_gather_kernel(table.dtype.type), *_flat(count), out, table, ids, count, width)
+    return out
+
+
+def scatter_add(device: Device, ids: Any, dy: Any, out: Any, rows: int, width: int) -> None:
+    """out (rows, width) = for each row the sum of dy (ids.size, width) where its id stands; ids have been checked."""
+    order, sorted_ids = device.empty(ids.size, np.int64), device.empty(ids.size, np.int64)
+    device.launch(_sort_kernel(), *_flat(ids.size), order, sorted_ids, ids, ids.size)
+    kernel = _segments_kernel(dy.dtype.type)
+    device.launch(kernel, max(1, rows), COLUMNS * PARTS, out, dy, order, sorted_ids, ids.size, width)
+
+
+def _flat(count: int) -> tuple[int, int]:
+    """Blocks and threads to go over `count` things, none included."""
+    return max(1, -(-count // CHUNK)), CHUNK
