@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from types import ModuleType
 
 # from the fastest to the slowest: the order in which "auto" looks for one
-NAMES = ("c", "reference")
+NAMES = ("c", "numba", "reference")
 
 _modules: dict[str, ModuleType | str] = {}
 _chosen: ContextVar[str | None] = ContextVar("fastrnn_backend", default=None)
