@@ -31,14 +31,6 @@ __all__ = [
 ]
 
 
-class Data(NamedTuple):
-    """What backward needs: the record of the forward call, and the memory that it refers to beyond the call's arrays."""
-
-    record: np.ndarray
-    reserve: np.ndarray
-    ids: np.ndarray | None
-
-
 @cache
 def _package() -> Any:
     """The kernels' package, imported when it is first needed: Numba takes half a second."""
@@ -47,23 +39,46 @@ def _package() -> Any:
     return numba_kernels
 
 
-def _set(record: np.ndarray, **fields: Any) -> None:
-    """Fields of a call's record: numbers as they are, arrays by their address; the caller keeps them alive."""
-    place = _package().PLACE
-    for name, value in fields.items():
-        record[place[name]] = value.__array_interface__["data"][0] if isinstance(value, np.ndarray) else value
+class Record:
+    """A call as its kernels see it (numba_kernels/memory.py lists the fields), and what its addresses point to."""
+
+    def __init__(self, of: Record | None = None) -> None:
+        self.place = _package().PLACE
+        self.fields = np.zeros(len(self.place), np.int64) if of is None else of.fields.copy()
+        self.alive: list[Any] = [of]
+
+    def __getitem__(self, name: str) -> int:
+        return int(self.fields[self.place[name]])
+
+    def set(self, **numbers: int) -> None:
+        """Sizes and flags."""
+        for name, number in numbers.items():
+            self.fields[self.place[name]] = number
+
+    def point(self, **arrays: np.ndarray | None) -> None:
+        """Addresses of C-contiguous arrays; None for what is absent."""
+        for name, array in arrays.items():
+            if array is not None:
+                self.fields[self.place[name]] = array.__array_interface__["data"][0]
+                self.alive.append(array)
+
+    def allocate(self, dtype: Any, **sizes: int) -> np.ndarray:
+        """Addresses of fresh memory for so many numbers each, from a cache line's beginning on: vectors across two
+        lines take longer. The caller keeps it alive."""
+        line = 64 // dtype.itemsize
+        memory = np.empty(sum(-(-size // line) for size in sizes.values()) * line + line, dtype)
+        address = -(-memory.__array_interface__["data"][0] // 64) * 64
+        for name, size in sizes.items():
+            self.fields[self.place[name]] = address
+            address += -(-size // line) * 64
+        return memory
 
 
-def _allocate(record: np.ndarray, dtype: Any, **sizes: int) -> np.ndarray:
-    """Memory for so many numbers per field, each from a cache line's beginning on: vectors across two take longer."""
-    line = 64 // np.dtype(dtype).itemsize
-    memory = np.empty(sum(-(-size // line) for size in sizes.values()) * line + line, dtype)
-    address = -(-memory.__array_interface__["data"][0] // 64) * 64
-    place = _package().PLACE
-    for name, size in sizes.items():
-        record[place[name]] = address
-        address += -(-size // line) * 64
-    return memory
+class Data(NamedTuple):
+    """What backward needs."""
+
+    record: Record
+    reserve: np.ndarray
 
 
 # A task is to have 32 samples, which is two vectors of floats at their widest; in a small batch at least 8.
@@ -72,14 +87,15 @@ MAX_PARTIAL_REALS = 1 << 25
 BLOCK_REALS = 1 << 15
 
 
-def _width(batch: int, weights: int, vector: int) -> tuple[int, int]:
-    """Samples per task, and lanes per vector, at most `vector`; they depend on the sizes of the call only."""
+def _width(batch: int, weights: int, itemsize: int) -> tuple[int, int]:
+    """Samples per task, and lanes per vector: the machine's, or where a task has few samples, those of 16 bytes.
+
+    They depend on the sizes of the call only, and not on the number of threads.
+    """
     most = max(2, min(MAX_TASKS, MAX_PARTIAL_REALS // weights))
     tasks = max(min(-(-batch // TASK_SAMPLES), most), min(2, batch // MIN_SAMPLES), 1)
     samples = -(-batch // tasks)
-    lanes = vector
-    while lanes // 2 >= max(samples, 2):
-        lanes //= 2
+    lanes = (16 if samples * itemsize <= 16 else _package().VECTOR_BYTES) // itemsize
     return -(-samples // lanes) * lanes, lanes
 
 
@@ -88,11 +104,15 @@ def _check_ids(ids: np.ndarray | None, rows: int) -> None:
         raise IndexError(f"an id is not in [0, {rows})")
 
 
+def _run(name: str, record: Record, dtype: Any, lanes: int, tasks: int) -> None:
+    numba_pool.run(_package().kernel(name, dtype.itemsize * 8, lanes).address, record.fields, tasks)
+
+
 def _forward(call: Call, lstm: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, Data | None]:
     _check_ids(call.ids, len(call.x))
     package, dtype = _package(), call.x.dtype
     B, T, I, H, gates = call.batch, call.time, call.x.shape[-1], len(call.U), 4 if lstm else 3
-    width, lanes = _width(B, (I + H) * gates * H, package.VECTOR_BYTES // dtype.itemsize)
+    width, lanes = _width(B, (I + H) * gates * H, dtype.itemsize)
     tasks, biases = -(-B // width), 1 if lstm or not call.reset_after else 2
     rows, steps = I + biases + H, T if call.training else 1
     states = T + 1 if call.training else 1
@@ -102,10 +122,9 @@ def _forward(call: Call, lstm: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray
     cT = np.empty(call.state_shape, dtype) if lstm else None
     # in Numba's kernels all integers are of one type
     ids = None if call.ids is None else call.ids.astype(np.int64, copy=False)
-    lane_samples = np.empty((2, tasks, width), np.int64)
-    record = np.zeros(len(package.PLACE), np.int64)
-    _set(
-        record,
+    lane_samples = np.zeros((2, tasks, width), np.int64)
+    record = Record()
+    record.set(
         lstm=lstm,
         training=call.training,
         go_backwards=call.go_backwards,
@@ -123,32 +142,23 @@ def _forward(call: Call, lstm: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray
         tasks=tasks,
         factors=factors,
         x_factors=x_factors,
-        y=y,
-        hT=hT,
-        sample=lane_samples[0],
-        row_of=lane_samples[1],
         biased=call.b is not None,
         by_id=ids is not None,
         masked=call.mask is not None,
         h_masked=call.h_mask is not None,
         has_h0=call.h0 is not None,
         has_c0=call.c0 is not None,
-        x=call.x,
-        W=call.W,
-        U=call.U,
     )
-    given = {"b": call.b, "ids": ids, "mask": call.mask, "x_mask": call.x_mask, "h_mask": call.h_mask}
-    given |= {"h0": call.h0, "c0": call.c0, "cT": cT}
-    _set(record, **{name: array for name, array in given.items() if array is not None})
-    reserve = _allocate(
-        record,
+    record.point(x=call.x, W=call.W, U=call.U, b=call.b, ids=ids, mask=call.mask, x_mask=call.x_mask)
+    record.point(h_mask=call.h_mask, h0=call.h0, c0=call.c0, y=y, hT=hT, cT=cT)
+    record.point(sample=lane_samples[0], row_of=lane_samples[1])
+    reserve = record.allocate(
         dtype,
         z=tasks * states * rows * width,
         slots=tasks * steps * 4 * H * width,
         c=tasks * states * H * width if lstm else 0,
     )
-    scratch = _allocate(
-        record,
+    scratch = record.allocate(
         dtype,
         panels=gates * (H + package.TILE_ROWS) * rows,
         valid=tasks * (T if call.mask is not None else 1) * width,
@@ -156,12 +166,10 @@ def _forward(call: Call, lstm: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray
         own=tasks * rows * width,
         out=tasks * H * width,
     )
-    kernels = package.kernels(dtype.itemsize * 8, lanes)
-    kernels.pack(record)
-    kernel = kernels.lstm_forward if lstm else kernels.gru_forward
-    numba_pool.run(tasks, lambda task: kernel(record, task))
+    _run("pack", record, dtype, lanes, 1)
+    _run("lstm_forward" if lstm else "gru_forward", record, dtype, lanes, tasks)
     del scratch
-    return y, hT, cT, Data(record, reserve, ids) if call.training else None
+    return y, hT, cT, Data(record, reserve) if call.training else None
 
 
 def _backward(
@@ -170,34 +178,27 @@ def _backward(
     _check_ids(call.ids, len(call.x))
     package, dtype = _package(), call.x.dtype
     B, T, (I, columns), H = call.batch, call.time, call.W.shape, len(call.U)
-    width, lanes = _width(B, (I + H) * columns, package.VECTOR_BYTES // dtype.itemsize)
-    record = data.record.copy()
-    tasks, rows, factors = (int(record[package.PLACE[name]]) for name in ("tasks", "rows", "factors"))
+    width, lanes = _width(B, (I + H) * columns, dtype.itemsize)
+    record = Record(data.record)
+    tasks, rows, factors = record["tasks"], record["rows"], record["factors"]
     # gates whose operands differ have products of their own, and sums, which are written in whole vectors
     groups = columns // H if factors > 1 or not (lstm or call.reset_after) else 1
     padded = -(-columns // groups // lanes) * lanes
     block = max(1, min(T, max(4, BLOCK_REALS // (width * (rows + 4 * H)))))
     dx, gradient = np.empty((B, T, I), dtype), np.empty((rows, columns), dtype)
     dh0, dc0 = np.empty(call.state_shape, dtype), np.empty(call.state_shape, dtype) if lstm else None
-    lane_samples = np.empty((2, tasks, width), np.int64)
-    _set(
-        record,
+    lane_samples = np.zeros((2, tasks, width), np.int64)
+    record.set(
         groups=groups,
         columns=padded,
         block=block,
         has_dy=dy is not None,
         has_dhT=dhT is not None,
         has_dcT=dcT is not None,
-        dx=dx,
-        gradient=gradient,
-        dh0=dh0,
-        sample=lane_samples[0],
-        row_of=lane_samples[1],
     )
-    given = {"dy": dy, "dhT": dhT, "dcT": dcT, "dc0": dc0}
-    _set(record, **{name: array for name, array in given.items() if array is not None})
-    scratch = _allocate(
-        record,
+    record.point(dy=dy, dhT=dhT, dcT=dcT, dx=dx, gradient=gradient, dh0=dh0, dc0=dc0)
+    record.point(sample=lane_samples[0], row_of=lane_samples[1])
+    scratch = record.allocate(
         dtype,
         W_panels=(I + package.TILE_ROWS) * columns,
         U_panels=(H + package.TILE_ROWS) * columns,
@@ -214,12 +215,9 @@ def _backward(
         ds_rows=tasks * block * width * (4 * H + package.SPARE),
         partial=tasks * groups * rows * padded,
     )
-    kernels = package.kernels(dtype.itemsize * 8, lanes)
-    kernels.pack_back(record)
-    kernel = kernels.lstm_backward if lstm else kernels.gru_backward
-    numba_pool.run(tasks, lambda task: kernel(record, task))
-    kernels.gradients_reduce(record)
-    del scratch
+    _run("pack_back", record, dtype, lanes, 1)
+    _run("lstm_backward" if lstm else "gru_backward", record, dtype, lanes, tasks)
+    _run("gradients_reduce", record, dtype, lanes, 1)
     if call.ids is not None:
         table = np.empty_like(call.x)
         embedding_backward(call.ids, dx, table)
@@ -251,4 +249,7 @@ def gru_backward(call: Call, data: Any, dy: np.ndarray | None, dhT: np.ndarray |
 
 def embedding_backward(ids: np.ndarray, dy: np.ndarray, out: np.ndarray) -> None:
     _check_ids(ids, len(out))
-    _package().rows_add(ids.reshape(-1), dy.reshape(-1, out.shape[1]), out)
+    record = Record()
+    record.set(batch=ids.size, inputs=out.shape[1], rows=len(out))
+    record.point(ids=ids.astype(np.int64, copy=False), dx=dy, x=out)
+    _run("rows_add", record, out.dtype, _package().VECTOR_BYTES // out.itemsize, 1)

@@ -9,28 +9,16 @@ import hashlib
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from numba import njit
+from numba import cfunc, njit, types
 
-from . import backward, gru, layer, lstm
+from . import backward, crew, gru, layer, lstm
 from .backward import SPARE
 from .memory import PLACE, record_of
-from .vectors import TILE_ROWS, VECTOR_BYTES
+from .vectors import FLUSH_DENORMALS, TILE_ROWS, VECTOR_BYTES, set_float_mode
 
-__all__ = ["PLACE", "SPARE", "TILE_ROWS", "VECTOR_BYTES", "Kernels", "kernels", "rows_add"]
-
-
-class Kernels(NamedTuple):
-    """What Python calls: each takes the record of a call, and the number of a task, if it has tasks."""
-
-    lstm_forward: Any
-    lstm_backward: Any
-    gru_forward: Any
-    gru_backward: Any
-    pack: Any
-    pack_back: Any
-    gradients_reduce: Any
+__all__ = ["PLACE", "SPARE", "TILE_ROWS", "VECTOR_BYTES", "help_out", "kernel", "lead"]
 
 
 @cache
@@ -42,61 +30,72 @@ def _sources() -> str:
     return digest.hexdigest()
 
 
-def compiled(function: Callable[..., None]) -> Any:
-    options = {"nogil": True, "error_model": "numpy"}
-    try:
-        return njit(cache=True, **options)(function)
-    except RuntimeError:  # there is no folder that Numba could write to
-        return njit(**options)(function)
+def _kept(decorator: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """A decorator of Numba's, with the result kept on disk if there is a folder that can be written to."""
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        try:
+            return decorator(*arguments, cache=True, **options)(function)
+        except (RuntimeError, OSError):  # no folder is found, or it cannot be written to after all
+            return decorator(*arguments, **options)(function)
+
+    return decorate
+
+
+_OPTIONS = {"error_model": "numpy", "nogil": True}
+_BOARD = types.int64[::1]
+lead = _kept(njit, types.void(_BOARD, *[types.int64] * 3, types.boolean), **_OPTIONS)(crew.lead)
+help_out = _kept(njit, types.void(_BOARD), **_OPTIONS)(crew.help_out)
 
 
 @cache
-def kernels(bits: int, lanes: int) -> Kernels:
-    """The kernels for floats of so many bits, in vectors of so many lanes.
+def kernel(name: str, bits: int, lanes: int) -> Any:
+    """A kernel for floats of so many bits, in vectors of so many lanes: a C function of a record's address and a task.
 
-    They refer to `sources`, which makes it a part of the key under which Numba keeps them.
+    All refer to `sources`, which makes it a part of the key under which Numba keeps them.
     """
     sources = _sources()
 
-    def lstm_forward(array, task):
+    def lstm_forward(record, task):
         sources  # noqa: B018
-        lstm.lstm_forward(record_of(array, bits, lanes), task)
+        mode = set_float_mode(FLUSH_DENORMALS)
+        lstm.lstm_forward(record_of(record, bits, lanes), task)
+        set_float_mode(mode)
 
-    def lstm_backward(array, task):
+    def lstm_backward(record, task):
         sources  # noqa: B018
-        lstm.lstm_backward(record_of(array, bits, lanes), task)
+        mode = set_float_mode(FLUSH_DENORMALS)
+        lstm.lstm_backward(record_of(record, bits, lanes), task)
+        set_float_mode(mode)
 
-    def gru_forward(array, task):
+    def gru_forward(record, task):
         sources  # noqa: B018
-        gru.gru_forward(record_of(array, bits, lanes), task)
+        mode = set_float_mode(FLUSH_DENORMALS)
+        gru.gru_forward(record_of(record, bits, lanes), task)
+        set_float_mode(mode)
 
-    def gru_backward(array, task):
+    def gru_backward(record, task):
         sources  # noqa: B018
-        gru.gru_backward(record_of(array, bits, lanes), task)
+        mode = set_float_mode(FLUSH_DENORMALS)
+        gru.gru_backward(record_of(record, bits, lanes), task)
+        set_float_mode(mode)
 
-    def pack(array):
+    def pack(record, task):
         sources  # noqa: B018
-        layer.pack(record_of(array, bits, lanes))
+        layer.pack(record_of(record, bits, lanes))
 
-    def pack_back(array):
+    def pack_back(record, task):
         sources  # noqa: B018
-        p = record_of(array, bits, lanes)
-        columns = p.gates * p.units
-        layer.pack_transposed(p.W, p.inputs, columns, 0 if p.lstm else 2 * p.units, p.W_panels)
-        layer.pack_transposed(p.U, p.units, columns, 0, p.U_panels)
+        layer.pack_back(record_of(record, bits, lanes))
 
-    def gradients_reduce(array):
+    def gradients_reduce(record, task):
         sources  # noqa: B018
-        backward.gradients_reduce(record_of(array, bits, lanes))
+        backward.gradients_reduce(record_of(record, bits, lanes))
 
-    functions = (lstm_forward, lstm_backward, gru_forward, gru_backward, pack, pack_back, gradients_reduce)
-    return Kernels(*map(compiled, functions))
+    def rows_add(record, task):
+        sources  # noqa: B018
+        backward.rows_add(record_of(record, bits, lanes))
 
-
-@compiled
-def rows_add(ids, rows, table):
-    """table[ids[k]] += rows[k] for all k in order, after it was set to zero."""
-    table[:] = 0
-    for k in range(len(ids)):
-        for d in range(table.shape[1]):
-            table[ids[k], d] += rows[k, d]
+    entries = (lstm_forward, lstm_backward, gru_forward, gru_backward, pack, pack_back, gradients_reduce, rows_add)
+    entry = next(function for function in entries if function.__name__ == name)
+    return _kept(cfunc, types.void(types.int64, types.int64), error_model="numpy")(entry)

@@ -121,12 +121,12 @@ def gradients_reduce(p):
         # W's slots begin with the candidate, which is the last gate of a GRU
         shift = 2 * p.units if k <= p.inputs and p.groups == 1 and not p.lstm else 0
         for g in range(p.groups):
-            add_up(p, k, g, 0, length - shift, g * length + shift)
-            add_up(p, k, g, length - shift, length, 0)
+            _add_up(p, k, g, 0, length - shift, g * length + shift)
+            _add_up(p, k, g, length - shift, length, 0)
 
 
 @njit(error_model="numpy")
-def add_up(p, k, g, first, last, at):
+def _add_up(p, k, g, first, last, at):
     """gradient[k, at and so on] = the sum of the tasks' partial[g, k, first to last)."""
     to = p.gradient + (k * p.gates * p.units + at)
     stride = p.groups * p.rows * p.columns
@@ -138,3 +138,13 @@ def add_up(p, k, g, first, last, at):
         else:
             for j in range(last - first):
                 to[j] += part[j]
+
+
+@njit(error_model="numpy")
+def rows_add(p):
+    """The gradient of a table, x (rows, I): the sum of dx's rows by their ids, in order."""
+    zero(p.rows * p.inputs, p.x)
+    for k in range(p.batch):
+        to, row = p.x + p.ids[k] * p.inputs, p.dx + k * p.inputs
+        for d in range(p.inputs):
+            to[d] += row[d]

@@ -62,6 +62,13 @@ def pack_transposed(A, rows, columns, first, panels):
                 to[j * TILE_ROWS] = 0
 
 
+@njit(error_model="numpy")
+def pack_back(p):
+    """W_panels and U_panels, for dx and dh. W's slots begin with the candidate, which is the last gate of a GRU."""
+    pack_transposed(p.W, p.inputs, p.gates * p.units, 0 if p.lstm else 2 * p.units, p.W_panels)
+    pack_transposed(p.U, p.units, p.gates * p.units, 0, p.U_panels)
+
+
 # -- the beginning of a task ------------------------------------------------------------------------------------------
 
 

@@ -97,15 +97,15 @@ class _RecordModel(models.PrimitiveModel):
 
 
 @intrinsic(prefer_literal=True)
-def record_of(typingctx: Any, array: Any, bits: Any, lanes: Any) -> Any:
-    """The record that lies in an array of int64, for floats of so many bits and vectors of so many lanes, constants."""
+def record_of(typingctx: Any, address: Any, bits: Any, lanes: Any) -> Any:
+    """The record at an address, for floats of so many bits and vectors of so many lanes, which are constants."""
     if not (isinstance(bits, types.IntegerLiteral) and isinstance(lanes, types.IntegerLiteral)):
         return None
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return context.make_array(sig.args[0])(context, builder, args[0]).data
+        return builder.inttoptr(args[0], ir.IntType(64).as_pointer())
 
-    return Record(bits.literal_value, lanes.literal_value)(array, bits, lanes), codegen
+    return Record(bits.literal_value, lanes.literal_value)(types.int64, bits, lanes), codegen
 
 
 @infer_getattr

@@ -162,3 +162,27 @@ def power_of_two(typingctx: Any, shifted: Any) -> Any:
         return builder.bitcast(builder.add(exponent, constant(one)), args[0].type)
 
     return shifted(shifted), codegen
+
+
+@intrinsic
+def set_float_mode(typingctx: Any, mode: Any) -> Any:
+    """Sets the processor's floating-point mode and gives the one before; on other machines than x86 it does nothing."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        if platform.machine() not in ("x86_64", "AMD64"):
+            return args[0]
+        memory = cgutils.alloca_once(builder, ir.IntType(32))
+        pointer = builder.bitcast(memory, ir.IntType(8).as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type])
+        builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.sse.stmxcsr"), [pointer])
+        before = builder.load(memory)
+        builder.store(args[0], memory)
+        builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.sse.ldmxcsr"), [pointer])
+        return before
+
+    return types.uint32(types.uint32), codegen
+
+
+# x86: no exceptions, round to nearest, denormal results and operands are zero. Gradients through many steps fade into
+# denormals, which are many times slower.
+FLUSH_DENORMALS = 0x9FC0
