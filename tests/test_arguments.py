@@ -137,7 +137,7 @@ def test_choice_of_backend(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_unknown_backend(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="backend must be one of c, reference, auto; got 'cudnn'"):
+    with pytest.raises(ValueError, match="backend must be one of c, numba, reference, auto; got 'cudnn'"):
         call(backend="cudnn")
     with pytest.raises(ValueError, match="backend must be one of"), fr.use_backend("x"):
         pass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,9 +35,20 @@ __all__ = [
 @cache
 def _package() -> Any:
     """The kernels' package, imported when it is first needed: Numba takes half a second."""
-    from . import numba_kernels
-
+    try:
+        from . import numba_kernels
+    except ImportError as error:  # such as a NumPy that this Numba does not know
+        raise RuntimeError(f"backend 'numba' cannot run: numba {version} cannot be imported: {error}") from error
     return numba_kernels
+
+
+def state() -> str:
+    """Numba's version, and where compiled kernels are kept, for `fastrnn info`."""
+    folder = _package().lead.stats.cache_path
+    if folder is None:
+        return f"Numba {version}, kernels not kept: no folder for them can be written to"
+    kept = len(list(Path(folder).glob("*kernel.locals.*.nbc")))
+    return f"Numba {version}, {kept} compiled kernels kept in {folder}"
 
 
 class Record:
@@ -44,7 +56,7 @@ class Record:
 
     def __init__(self, of: Record | None = None) -> None:
         self.place = _package().PLACE
-        self.fields = np.zeros(len(self.place), np.int64) if of is None else of.fields.copy()
+        self.fields: np.ndarray = np.zeros(len(self.place), np.int64) if of is None else of.fields.copy()
         self.alive: list[Any] = [of]
 
     def __getitem__(self, name: str) -> int:
@@ -168,7 +180,7 @@ def _forward(call: Call, lstm: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray
     )
     _run("pack", record, dtype, lanes, 1)
     _run("lstm_forward" if lstm else "gru_forward", record, dtype, lanes, tasks)
-    del scratch
+    del scratch  # it had to live until here
     return y, hT, cT, Data(record, reserve) if call.training else None
 
 
@@ -218,6 +230,7 @@ def _backward(
     _run("pack_back", record, dtype, lanes, 1)
     _run("lstm_backward" if lstm else "gru_backward", record, dtype, lanes, tasks)
     _run("gradients_reduce", record, dtype, lanes, 1)
+    del scratch  # it had to live until here
     if call.ids is not None:
         table = np.empty_like(call.x)
         embedding_backward(call.ids, dx, table)

@@ -8,11 +8,11 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+from collections import deque
 
 import numpy as np
 
 from . import threads
-
 
 BOARD_SIZE = 64  # what numba_kernels/crew.py needs, with lines to spare
 
@@ -24,48 +24,55 @@ class Crew:
         self.helpers = helpers
         self.board = np.zeros(BOARD_SIZE, np.int64)
         self.leading = threading.Lock()
-        self.asleep = 0
-        self.wake = threading.Semaphore(0)
-        self.dismissed = False
         self.members: list[threading.Thread] = []
+        self.asleep: deque[threading.Lock] = deque()  # what each sleeper waits for
+        self.dismissed = False
 
     def run(self, kernel: int, record: np.ndarray, tasks: int) -> None:
-        """The kernel at an address, for all tasks of a call."""
-        from . import numba_kernels
+        from .numba_kernels import lead
 
         address = record.__array_interface__["data"][0]
         shared = tasks > 1 and self.helpers > 0 and self.leading.acquire(blocking=False)
         try:
             if shared:
                 self._call_in(min(tasks - 1, self.helpers))
-            numba_kernels.lead(self.board, kernel, address, tasks, shared)
+            lead(self.board, kernel, address, tasks, shared)
         finally:
             if shared:
                 self.leading.release()
 
     def _call_in(self, wanted: int) -> None:
-        while len(self.members) < wanted:
+        """Wakes so many; who is about to fall asleep, and not counted yet, misses a call: that costs time only."""
+        while len(self.members) < wanted and not self.dismissed:
             member = threading.Thread(target=self._serve, name="fastrnn-numba", daemon=True)
+            try:
+                member.start()
+            except RuntimeError:  # no more threads, or the interpreter is on its way out
+                break
             self.members.append(member)
-            member.start()
-        # one that is about to fall asleep, and not counted yet, misses a call: that costs time, nothing else
-        while self.asleep > 0 and wanted > 0:
-            self.asleep, wanted = self.asleep - 1, wanted - 1
-            self.wake.release()
+        for _ in range(wanted):
+            try:
+                self.asleep.pop().release()
+            except IndexError:
+                break
 
     def _serve(self) -> None:
-        from . import numba_kernels
+        from .numba_kernels import help_out
 
-        while not self.dismissed:
-            numba_kernels.help_out(self.board)
-            self.asleep += 1
-            self.wake.acquire()
+        alarm = threading.Lock()
+        alarm.acquire()
+        while True:
+            help_out(self.board)
+            self.asleep.append(alarm)
+            if self.dismissed:
+                return
+            alarm.acquire()
 
     def dismiss(self) -> None:
         """Ends the threads; a call under way is finished by its caller."""
         self.dismissed = True
-        for _ in self.members:
-            self.wake.release()
+        while self.asleep:
+            self.asleep.pop().release()
 
 
 _crew = Crew(0)

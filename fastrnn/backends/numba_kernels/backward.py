@@ -1,9 +1,9 @@
-"""What both cells' backward sweeps share, beside layer.py: upstream gradients, and the products after a cell's own part.
+"""What both cells' backward sweeps share, beside layer.py: upstream gradients, and the products after a cell's part.
 
 The gradients of a step's slots, ds, are columns (4, H, n) as the slots are. They give those of the states and inputs at
-once; for those of the weights, the sum goes over samples and steps, so ds and z are transposed into rows, and a block of
-steps is multiplied in one go. Each task has sums of its own, `partial`, which `gradients_reduce` adds up in the order of
-the tasks.
+once; for those of the weights, the sum goes over samples and steps, so ds and z are transposed into rows, and a block
+of steps is multiplied in one go. Each task has sums of its own, `partial`, which `gradients_reduce` adds up in the
+order of the tasks.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""How threads share the tasks of a call, below Python: with its lock between calls, waking would take longer than work.
+"""How threads share the tasks of a call, below Python: with its lock in between, waking takes longer than the work.
 
-A board of a few numbers is all they have in common. The leader, whoever calls, writes a job onto it and opens it; helpers
-that watch the board come inside, and all take the next task until there is none. The leader closes the board and waits
-until nobody is inside: then no task is under way, and the board may be written again.
+A board of a few numbers is all they have in common. The leader, whoever calls, writes a job onto it and opens it;
+helpers that watch the board come inside, and all take the next task until there is none. The leader closes the board
+and waits until nobody is inside: then no task is under way, and the board may be written again.
 """
 
 from __future__ import annotations

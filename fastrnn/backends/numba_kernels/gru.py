@@ -151,7 +151,7 @@ def gru_backward(p, task):
     zero(p.groups * K * p.columns, p.partial + task * p.groups * K * p.columns)
     state_begin(p, N, p.has_dhT, p.dhT, sample, dh)
     for s in range(T - 1, -1, -1):
-        z, slots = z + -K * width, slots + -4 * plane
+        z, slots = z - K * width, slots - 4 * plane
         h, ok = z + (K - H) * width, valid + (time_of(p, s) * width if p.masked else 0)
         upstream(p, s, N, sample, row_of, dy)
         _units_back(p, N, slots, h, ok, dy, carry, dh, ds)

@@ -2,16 +2,16 @@
 
 A call is cut into tasks, slices of the batch, each of which runs the whole sweep over time for its samples with no
 barrier. Within a task samples lie side by side: a step's gates are (4, H, n), its states (H, n), n being a whole number
-of vectors. So weights are the numbers that are broadcast, every vector is full whatever H and I are, and only samples may
-be lacking at the end of a task (see transposes.py).
+of vectors. So weights are the numbers that are broadcast, every vector is full whatever H and I are, and only samples
+may be lacking at the end of a task (see transposes.py).
 
 The operand of a step is z = [x; 1; h], K rows: the bias is the weight of an input that is always 1, and its gradient
 comes out of the product that gives those of W and U. A GRU with reset_after has two biases, of which one belongs to
 each side: z = [x; 1; 1; h]. Slots, as in csrc/, are i, f, c, o for LSTM, but h, z, r, q for GRU, where q is the
 recurrent part of the candidate: so W sees slots 0 to 2 and U sees 1 to 3.
 
-Most calls take z as it is for all gates. With a dropout mask per gate, or where a GRU's candidate sees r * h in place of
-h, each gate has an operand of its own.
+Most calls take z as it is for all gates. With a dropout mask per gate, or where a GRU's candidate sees r * h in place
+of h, each gate has an operand of its own.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .vectors import TILE_ROWS, fma
 
 @njit(error_model="numpy")
 def pack(p):
-    """panels[gate, panel, k, r] = the weight of z's row k for unit panel * TILE_ROWS + r of that gate; 0 beyond them."""
+    """panels[gate, panel, k, r] = the weight of z's row k for unit panel * TILE_ROWS + r of the gate; 0 beyond them."""
     H, K, columns = p.units, p.rows, p.gates * p.units
     panels = -(-H // TILE_ROWS)
     for k in range(K):
@@ -51,7 +51,7 @@ def pack(p):
 
 @njit(error_model="numpy")
 def pack_transposed(A, rows, columns, first, panels):
-    """panels[panel, j, r] = A[panel * TILE_ROWS + r, column], columns in the order of slots: from `first` on, then round."""
+    """panels[panel, j, r] = A[panel * TILE_ROWS + r, column], columns in the order of slots: from `first` on, round."""
     for row in range(-(-rows // TILE_ROWS) * TILE_ROWS):
         to = panels + (row // TILE_ROWS * columns * TILE_ROWS + row % TILE_ROWS)
         for j in range(columns):
@@ -74,7 +74,7 @@ def pack_back(p):
 
 @njit(error_model="numpy")
 def task_begin(p, task, sample):
-    """How many samples the task has, and that rounded up to whole vectors; `sample` becomes the one that each lane holds."""
+    """How many samples the task has, and that in whole vectors; `sample` becomes the one that each lane holds."""
     count = min(p.width, p.batch - task * p.width)
     for n in range(p.width):
         sample[n] = task * p.width + min(n, count - 1)
@@ -164,7 +164,7 @@ def operand(p, N, gate, z, factor, own):
 
 @njit(error_model="numpy")
 def gate_product(p, N, gate, first, last, z, slot, add):
-    """A slot (H, n) = or += the weights of a gate for rows [first, last) of z times those rows, of which z is the first."""
+    """A slot (H, n) = or += a gate's weights for rows [first, last) of z, times those rows; z is the first of them."""
     K = p.rows
     panels = p.panels + (gate * -(-p.units // TILE_ROWS) * K + first) * TILE_ROWS
     product(p.units, N, last - first, panels, K * TILE_ROWS, TILE_ROWS, z, p.width, slot, p.width, add)

@@ -6,7 +6,17 @@ from numba import njit
 
 from .backward import inputs_back, rows_store, states_back, upstream, weights_back
 from .gates import sigmoid, tanh
-from .layer import gate_product, inputs_begin, masks_begin, operand, output_store, state_begin, task_begin, time_of, zero
+from .layer import (
+    gate_product,
+    inputs_begin,
+    masks_begin,
+    operand,
+    output_store,
+    state_begin,
+    task_begin,
+    time_of,
+    zero,
+)
 from .memory import lanes_of, load, store
 from .transposes import columns_to_rows
 from .vectors import fma, select
@@ -112,8 +122,8 @@ def lstm_backward(p, task):
     state_begin(p, N, p.has_dhT, p.dhT, sample, dh)
     state_begin(p, N, p.has_dcT, p.dcT, sample, dc)
     for s in range(T - 1, -1, -1):
-        z_after, c_after = z, c
-        z, c, slots = z + -K * width, c + -plane, slots + -4 * plane
+        c_after = c
+        z, c, slots = z - K * width, c - plane, slots - 4 * plane
         upstream(p, s, N, sample, row_of, dy)
         ok = valid + (time_of(p, s) * width if p.masked else 0)
         _units_back(p, N, slots, c, c_after, ok, dy, carry, dh, dc, ds)

@@ -1,10 +1,11 @@
-"""Two more types of Numba's: memory that holds numbers, and the record of a call, whose fields say where which memory is.
+"""Two more types of Numba's: memory that holds numbers, and the record of a call, whose fields tell where all is.
 
-NumPy's arrays would do as well, but each of them is a dozen values and a count of references, in every call of a function,
-and every kind of array makes another copy of each function: with them, kernels took five times as long to compile.
+NumPy's arrays would do as well, but each of them is a dozen values and a count of references, in every call of a
+function, and every kind of array makes another copy of each function: with them, kernels took four times as long to
+compile.
 
-`Reals` is a pointer to floats that knows how wide vectors are: m[k] is a number, m + k the memory from there on, and
-`load(m, k)` and `store(m, k, vector)` deal in vectors. Nothing is checked.
+`Reals` is a pointer to floats that knows how wide vectors are: m[k] is a number, m + k and m - k the memory from there
+on, and `load(m, k)` and `store(m, k, vector)` deal in vectors. Nothing is checked.
 """
 
 from __future__ import annotations
@@ -131,6 +132,7 @@ def _field(context: Any, builder: Any, record: Record, value: Any, name: str) ->
 
 
 @infer_global(operator.add)
+@infer_global(operator.sub)
 class _Offset(AbstractTemplate):
     def generic(self, args: Any, kws: Any) -> Any:
         if len(args) == 2 and isinstance(args[0], Reals | types.CPointer) and isinstance(args[1], types.Integer):
@@ -158,6 +160,11 @@ class _Set(AbstractTemplate):
 @lower_builtin(operator.add, types.CPointer, types.int64)
 def _offset(context: Any, builder: Any, sig: Any, args: Any) -> Any:
     return builder.gep(args[0], [args[1]])
+
+
+@lower_builtin(operator.sub, Reals, types.int64)
+def _offset_back(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    return builder.gep(args[0], [builder.neg(args[1])])
 
 
 @lower_builtin(operator.getitem, Reals, types.int64)

@@ -34,7 +34,8 @@ def _machine() -> tuple[int, bool]:
 
 
 VECTOR_BYTES, _MANY_REGISTERS = _machine()
-# A tile of a product is so many rows high and vectors wide: its sums, a row of B and an element of A fill the registers.
+# A tile of a product is so many rows high and vectors wide: its sums, a row of B and an element of A fill the
+# registers.
 TILE_ROWS = 8
 TILE_VECTORS = 2 if _MANY_REGISTERS else 1
 
