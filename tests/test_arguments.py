@@ -152,7 +152,8 @@ def test_a_named_backend_that_is_missing_says_why(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(RuntimeError, match="backend='c' is not available: it was built without a C compiler"):
         call(backend="c")
     y, *_ = call()
-    np.testing.assert_array_equal(y, call(backend="reference")[0])
+    next_fastest = next(name for name, reason in fr.available_backends().items() if reason is None)
+    np.testing.assert_array_equal(y, call(backend=next_fastest)[0])
 
 
 # -- layers ----------------------------------------------------------------------------------------

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import platform
 import subprocess
 import sys
 from typing import Any
@@ -135,3 +137,24 @@ def test_narrow_and_wide_vectors_give_the_same_bits(cell: str, samples: int) -> 
     part.options = {**whole.options, "mask": whole.options["mask"][:samples]}
     for got, want in zip(part.forward("numba")[:-1], whole.forward("numba")[:-1], strict=True):
         np.testing.assert_array_equal(got, want[:samples])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="these are x86's")
+@pytest.mark.parametrize(
+    ("cpu", "features", "vector"), [("haswell", "+avx,+avx2,+fma", 32), ("x86-64", "+sse2", 16)], ids=["avx2", "sse2"]
+)
+def test_other_machines_vectors(cpu: str, features: str, vector: int) -> None:
+    code = f"""
+import numpy as np
+from cases import OPTIONS, assert_close, make_case
+from fastrnn.backends.numba_kernels import VECTOR_BYTES
+assert VECTOR_BYTES == {vector}
+for options in OPTIONS.values():
+    case = make_case("lstm", (37, 6, 9, 19), np.float32, seed=61, **options)
+    assert_close(case.run("numba"), case.run("reference"), 1e-5)
+"""
+    environment = {**os.environ, "NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": features}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -14,12 +14,12 @@ import operator
 import platform
 from typing import Any
 
-import llvmlite.binding
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.imputils import lower_builtin, lower_cast
+from numba.core.registry import cpu_target
 from numba.core.typeconv import Conversion
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, models, register_model
@@ -27,10 +27,10 @@ from numba.extending import intrinsic, models, register_model
 
 def _machine() -> tuple[int, bool]:
     """The bytes of a vector, and whether there are 32 registers for them or 16."""
-    features = llvmlite.binding.get_host_cpu_features()
-    if features.get("avx512f"):
+    features = cpu_target.target_context.codegen().magic_tuple()[2].split(",")  # what Numba compiles for
+    if "+avx512f" in features:
         return 64, True
-    return 32 if features.get("avx2") else 16, platform.machine() in ("aarch64", "arm64")
+    return 32 if "+avx2" in features else 16, platform.machine() in ("aarch64", "arm64")
 
 
 VECTOR_BYTES, _MANY_REGISTERS = _machine()
