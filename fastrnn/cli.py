@@ -94,6 +94,10 @@ def _info() -> None:
             from fastrnn.backends import c
 
             state += f", instruction set {c.isa()} of {', '.join(c.isa_names())}"
+        elif name == "numba" and reason is None:
+            from fastrnn.backends import numba
+
+            state += f", {numba.state()}"
         print(f"  {name:<10} {state}")
 
 

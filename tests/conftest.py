@@ -44,6 +44,17 @@ def c_backend() -> Iterator[ModuleType]:
     fr.set_num_threads(threads)
 
 
+@pytest.fixture(params=["c", "numba"])
+def threaded_backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each backend with threads; their number is put back afterwards."""
+    reason = fr.available_backends()[request.param]
+    if reason is not None:
+        pytest.skip(f"backend {request.param}: {reason}")
+    threads = fr.get_num_threads()
+    yield str(request.param)
+    fr.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def keras() -> ModuleType:
     """Real Keras on TensorFlow, the outside oracle."""

@@ -27,15 +27,15 @@ def assert_identical(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("cell", CELLS)
 def test_any_number_of_threads(
-    c_backend: ModuleType, cell: str, shape: tuple[int, int, int, int], options: str
+    threaded_backend: str, cell: str, shape: tuple[int, int, int, int], options: str
 ) -> None:
     case = make_case(cell, shape, np.float32, seed=30, **OPTIONS[options])
     fr.set_num_threads(1)
-    alone = case.run("c")
+    alone = case.run(threaded_backend)
     for threads in (1, 2, 3, 7):
         fr.set_num_threads(threads)
         for _ in range(3):
-            assert_identical(case.run("c"), alone)
+            assert_identical(case.run(threaded_backend), alone)
 
 
 def test_a_sample_does_not_depend_on_its_batch(backend: str) -> None:
@@ -47,7 +47,8 @@ def test_a_sample_does_not_depend_on_its_batch(backend: str) -> None:
         np.testing.assert_array_equal(part.forward(backend)[0], y[rows])
 
 
-def test_many_python_threads_at_once(backend: str) -> None:
+def test_many_python_threads_at_once(threaded_backend: str) -> None:
+    backend = threaded_backend
     fr.set_num_threads(2)
     cases = [make_case(cell, (40 + k, 20, 6, 10), np.float32, seed=k) for k, cell in enumerate(CELLS * 3)]
     want = [case.run(backend) for case in cases]
@@ -68,20 +69,21 @@ def test_many_python_threads_at_once(backend: str) -> None:
     assert not problems
 
 
-def _child(seed: int, queue: multiprocessing.Queue) -> None:  # type: ignore[type-arg]
-    queue.put(make_case("lstm", (64, 20, 6, 10), np.float32, seed=seed).run("c"))
+def _child(backend: str, queue: multiprocessing.Queue) -> None:  # type: ignore[type-arg]
+    queue.put(make_case("lstm", (64, 20, 6, 10), np.float32, seed=40).run(backend))
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_child_processes(c_backend: ModuleType, method: str) -> None:
+def test_child_processes(threaded_backend: str, method: str) -> None:
     if method not in multiprocessing.get_all_start_methods():
         pytest.skip(f"no {method} here")
     fr.set_num_threads(3)
-    want = make_case("lstm", (64, 20, 6, 10), np.float32, seed=40).run("c")  # the pool's threads are up
+    case = make_case("lstm", (64, 20, 6, 10), np.float32, seed=40)
+    want = case.run(threaded_backend)  # the pool's threads are up
     context = multiprocessing.get_context(method)
     queue = context.Queue()
-    children = [context.Process(target=_child, args=(40, queue)) for _ in range(3)]
+    children = [context.Process(target=_child, args=(threaded_backend, queue)) for _ in range(3)]
     for child in children:
         child.start()
     for _ in children:
@@ -89,7 +91,13 @@ def test_child_processes(c_backend: ModuleType, method: str) -> None:
     for child in children:
         child.join(timeout=120)
         assert child.exitcode == 0
-    assert_identical(make_case("lstm", (64, 20, 6, 10), np.float32, seed=40).run("c"), want)
+    assert_identical(case.run(threaded_backend), want)
+
+
+def test_the_callers_floating_point_mode_is_put_back(threaded_backend: str) -> None:
+    fr.set_num_threads(1)
+    make_case("gru", (4, 3, 2, 5), np.float32, seed=41).run(threaded_backend)
+    assert np.float32(1e-40) * np.float32(1) == np.float32(1e-40)
 
 
 def test_every_instruction_set_of_this_machine(c_backend: ModuleType) -> None:

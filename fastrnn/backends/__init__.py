@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from types import ModuleType
 
 # from the fastest to the slowest: the order in which "auto" looks for one
-NAMES = ("c", "reference")
+NAMES = ("c", "numba", "reference")
 # The one that "auto" takes for arrays that lie in a GPU's memory, and for no others.
 CUDA = "cuda"
 ALL_NAMES = (*NAMES, CUDA)

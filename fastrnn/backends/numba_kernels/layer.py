@@ -1,0 +1,181 @@
+"""What both cells share: how a call is laid out, the inputs and outputs of a step, and all products but a cell's own.
+
+A call is cut into tasks, slices of the batch, each of which runs the whole sweep over time for its samples with no
+barrier. Within a task samples lie side by side: a step's gates are (4, H, n), its states (H, n), n being a whole number
+of vectors. So weights are the numbers that are broadcast, every vector is full whatever H and I are, and only samples
+may be lacking at the end of a task (see transposes.py).
+
+The operand of a step is z = [x; 1; h], K rows: the bias is the weight of an input that is always 1, and its gradient
+comes out of the product that gives those of W and U. A GRU with reset_after has two biases, of which one belongs to
+each side: z = [x; 1; 1; h]. Slots, as in csrc/, are i, f, c, o for LSTM, but h, z, r, q for GRU, where q is the
+recurrent part of the candidate: so W sees slots 0 to 2 and U sees 1 to 3.
+
+Most calls take z as it is for all gates. With a dropout mask per gate, or where a GRU's candidate sees r * h in place
+of h, each gate has an operand of its own.
+"""
+
+from __future__ import annotations
+
+from numba import njit
+
+from .memory import lanes_of, load, store
+from .products import product
+from .transposes import columns_to_rows, rows_to_columns
+from .vectors import TILE_ROWS, fma
+
+# -- packing the weights ----------------------------------------------------------------------------------------------
+
+
+@njit(error_model="numpy")
+def pack(p):
+    """panels[gate, panel, k, r] = the weight of z's row k for unit panel * TILE_ROWS + r of the gate; 0 beyond them."""
+    H, K, columns = p.units, p.rows, p.gates * p.units
+    panels = -(-H // TILE_ROWS)
+    for k in range(K):
+        row, bias = p.W + k * columns, p.inputs <= k < K - H
+        if bias:
+            row = p.b + (k - p.inputs) * columns
+        elif k >= K - H:
+            row = p.U + (k - K + H) * columns
+        given = p.biased or not bias
+        for g in range(p.gates):
+            for panel in range(panels):
+                to = p.panels + ((g * panels + panel) * K + k) * TILE_ROWS
+                first = panel * TILE_ROWS
+                for r in range(TILE_ROWS):
+                    if first + r < H and given:
+                        to[r] = row[g * H + first + r]
+                    else:
+                        to[r] = 0
+
+
+@njit(error_model="numpy")
+def pack_transposed(A, rows, columns, first, panels):
+    """panels[panel, j, r] = A[panel * TILE_ROWS + r, column], columns in the order of slots: from `first` on, round."""
+    for row in range(-(-rows // TILE_ROWS) * TILE_ROWS):
+        to = panels + (row // TILE_ROWS * columns * TILE_ROWS + row % TILE_ROWS)
+        for j in range(columns):
+            column = j + first if j + first < columns else j + first - columns
+            if row < rows:
+                to[j * TILE_ROWS] = A[row * columns + column]
+            else:
+                to[j * TILE_ROWS] = 0
+
+
+@njit(error_model="numpy")
+def pack_back(p):
+    """W_panels and U_panels, for dx and dh. W's slots begin with the candidate, which is the last gate of a GRU."""
+    pack_transposed(p.W, p.inputs, p.gates * p.units, 0 if p.lstm else 2 * p.units, p.W_panels)
+    pack_transposed(p.U, p.units, p.gates * p.units, 0, p.U_panels)
+
+
+# -- the beginning of a task ------------------------------------------------------------------------------------------
+
+
+@njit(error_model="numpy")
+def task_begin(p, task, sample):
+    """How many samples the task has, and that in whole vectors; `sample` becomes the one that each lane holds."""
+    count = min(p.width, p.batch - task * p.width)
+    for n in range(p.width):
+        sample[n] = task * p.width + min(n, count - 1)
+    return count, -(-count // lanes_of(p)) * lanes_of(p)
+
+
+@njit(error_model="numpy")
+def masks_begin(p, N, sample, row_of, valid, factor):
+    """Which steps are valid; the factors of dropout for z, gate by gate, or for x only and all gates."""
+    H, I, K, width = p.units, p.inputs, p.rows, p.width
+    for t in range(p.time if p.masked else 1):
+        for n in range(width):
+            valid[t * width + n] = 1 if not p.masked or p.mask[sample[n] * p.time + t] != 0 else 0
+    for g in range(p.factors):
+        to = factor + g * K * width
+        for k in range(K * width):
+            to[k] = 1
+        if p.x_factors > 0:
+            x_mask = p.x_mask + (g * p.batch * I if p.x_factors > 1 else 0)
+            rows_to_columns(I, N, x_mask, sample, I, to, width)
+        if p.h_masked:
+            rows_to_columns(H, N, p.h_mask + g * p.batch * H, sample, H, to + (K - H) * width, width)
+
+
+@njit(error_model="numpy")
+def state_begin(p, N, given, state, sample, to):
+    """columns (H, n) = the rows of a (B, H) state, or zeros if none is given."""
+    if given:
+        rows_to_columns(p.units, N, state, sample, p.units, to, p.width)
+    else:
+        zero(p.units * p.width, to)
+
+
+@njit(error_model="numpy")
+def zero(number, to):
+    for k in range(number):
+        to[k] = 0
+
+
+# -- forward, step by step --------------------------------------------------------------------------------------------
+
+
+@njit(error_model="numpy")
+def time_of(p, s):
+    """The place in time that step s reads."""
+    return p.time - 1 - s if p.go_backwards else s
+
+
+@njit(error_model="numpy")
+def inputs_begin(p, s, N, sample, row_of, factor, z):
+    """z's rows [x; 1] of step s."""
+    I, width, t = p.inputs, p.width, time_of(p, s)
+    for n in range(N):
+        at = sample[n] * p.time + t
+        row_of[n] = p.ids[at] if p.by_id else at
+    rows_to_columns(I, N, p.x, row_of, I, z, width)
+    if p.factors == 1:
+        multiply(p, I, N, z, factor, z)
+    for k in range(I * width, (I + p.biases) * width):
+        z[k] = 1
+
+
+@njit(error_model="numpy")
+def multiply(p, rows, N, a, b, c):
+    """c = a * b, columns (rows, n) each."""
+    for k in range(rows):
+        for n in range(k * p.width, k * p.width + N, lanes_of(p)):
+            store(c, n, load(a, n) * load(b, n))
+
+
+@njit(error_model="numpy")
+def multiply_add(p, rows, N, a, b, c):
+    """c += a * b, columns (rows, n) each."""
+    for k in range(rows):
+        for n in range(k * p.width, k * p.width + N, lanes_of(p)):
+            store(c, n, fma(load(a, n), load(b, n), load(c, n)))
+
+
+@njit(error_model="numpy")
+def operand(p, N, gate, z, factor, own):
+    """z as one gate sees it: z itself, or `own`, made here, if gates have dropout masks of their own."""
+    if p.factors <= 1:
+        return z
+    multiply(p, p.rows, N, z, factor + gate * p.rows * p.width, own)
+    return own
+
+
+@njit(error_model="numpy")
+def gate_product(p, N, gate, first, last, z, slot, add):
+    """A slot (H, n) = or += a gate's weights for rows [first, last) of z, times those rows; z is the first of them."""
+    K = p.rows
+    panels = p.panels + (gate * -(-p.units // TILE_ROWS) * K + first) * TILE_ROWS
+    product(p.units, N, last - first, panels, K * TILE_ROWS, TILE_ROWS, z, p.width, slot, p.width, add)
+
+
+@njit(error_model="numpy")
+def output_store(p, s, N, sample, row_of, out):
+    """y of step s, from the columns `out`."""
+    if p.sequences:
+        for n in range(N):
+            row_of[n] = sample[n] * p.time + s
+        columns_to_rows(p.units, N, out, p.width, p.y, row_of, p.units)
+    elif s == p.time - 1:
+        columns_to_rows(p.units, N, out, p.width, p.y, sample, p.units)

@@ -1,0 +1,89 @@
+"""The one matrix product that everything takes part in, tile by tile, and how weights are packed for it.
+
+    C[M, N] = A[M, K] B[K, N], or C += it
+
+N is a whole number of vectors, M and K are any. Sums stay in registers over all of K: a tile's accumulators, a row of B
+and a number of A at a time. Every element of C is one chain of multiply-adds over k in order, whatever tile it falls in
+and however wide the vectors are; so a result does not depend on how many columns, which are samples, a call has.
+
+A lies in panels of TILE_ROWS rows, [panel][k][row]: element (m, k) is
+
+    a[m // TILE_ROWS * a_panel + k * a_stride + m % TILE_ROWS]
+"""
+
+from __future__ import annotations
+
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from .memory import lanes_of
+from .vectors import TILE_ROWS, TILE_VECTORS, Vector, load_vector, multiply_add, splat, store_vector
+
+
+@intrinsic(prefer_literal=True)
+def _tile(typingctx, rows, vectors, K, a, a_stride, b, b_stride, c, c_stride, add):
+    """One tile: C (+)= A B. `rows` and `vectors` are constants, so all loops but the one over k are unrolled here."""
+    if not (isinstance(rows, types.IntegerLiteral) and isinstance(vectors, types.IntegerLiteral)):
+        return None
+    height, width, lanes, size = rows.literal_value, vectors.literal_value, a.lanes, types.int64
+
+    def codegen(context, builder, sig, args):
+        _, _, count, a, a_stride, b, b_stride, c, c_stride, add = args
+        vector = context.get_value_type(Vector(sig.args[3].dtype, lanes))
+
+        def constant(value):
+            return ir.Constant(count.type, value)
+
+        def place(pointer, stride, row, part):
+            return builder.gep(pointer, [builder.add(builder.mul(stride, row), constant(part * lanes))])
+
+        sums = [[cgutils.alloca_once(builder, vector) for _ in range(width)] for _ in range(height)]
+        for r in range(height):
+            for v in range(width):
+                old = load_vector(builder, place(c, c_stride, constant(r), v), vector)
+                builder.store(builder.select(add, old, ir.Constant(vector, None)), sums[r][v])
+        with cgutils.for_range(builder, count) as loop:
+            row = [load_vector(builder, place(b, b_stride, loop.index, v), vector) for v in range(width)]
+            column = builder.gep(a, [builder.mul(a_stride, loop.index)])
+            for r in range(height):
+                number = splat(builder, builder.load(builder.gep(column, [constant(r)])), vector)
+                for v in range(width):
+                    builder.store(multiply_add(builder, number, row[v], builder.load(sums[r][v])), sums[r][v])
+        for r in range(height):
+            for v in range(width):
+                store_vector(builder, builder.load(sums[r][v]), place(c, c_stride, constant(r), v))
+        return context.get_dummy_value()
+
+    return types.void(rows, vectors, size, a, size, b, size, c, size, types.boolean), codegen
+
+
+@njit(error_model="numpy")
+def product(M, N, K, a, a_panel, a_stride, b, b_stride, c, c_stride, add):
+    """C (+)= A B; see above. N is rounded up to whole vectors, to whose ends B and C must reach."""
+    n, width = 0, TILE_VECTORS * lanes_of(c)
+    while n < N:
+        wide = TILE_VECTORS == 2 and N - n > lanes_of(c)
+        panel, m = a, 0
+        while m < M:
+            left, to = M - m, c + (n + m * c_stride)
+            if left >= TILE_ROWS:
+                if wide:
+                    _tile(TILE_ROWS, TILE_VECTORS, K, panel, a_stride, b + n, b_stride, to, c_stride, add)
+                else:
+                    _tile(TILE_ROWS, 1, K, panel, a_stride, b + n, b_stride, to, c_stride, add)
+                m, panel = m + TILE_ROWS, panel + a_panel
+            elif left >= 4:
+                if wide:
+                    _tile(4, TILE_VECTORS, K, panel, a_stride, b + n, b_stride, to, c_stride, add)
+                else:
+                    _tile(4, 1, K, panel, a_stride, b + n, b_stride, to, c_stride, add)
+                m, panel = m + 4, panel + 4
+            elif wide:
+                _tile(1, TILE_VECTORS, K, panel, a_stride, b + n, b_stride, to, c_stride, add)
+                m, panel = m + 1, panel + 1
+            else:
+                _tile(1, 1, K, panel, a_stride, b + n, b_stride, to, c_stride, add)
+                m, panel = m + 1, panel + 1
+        n += width if wide else lanes_of(c)
