@@ -2,6 +2,7 @@
  * its table, and includes this. */
 #include "gru.h"
 #include "lstm.h"
+#include "peak.h"
 #include "table.h"
 #include "vmath.h"
 
@@ -38,7 +39,7 @@ static void elementwise(int32_t function, int64_t n, const void *x, void *y) {
     }
 }
 
-const frnn_kernels KERNELS = {forward, backward, reserve_size, elementwise};
+const frnn_kernels KERNELS = {forward, backward, reserve_size, elementwise, peak};
 
 #if defined(FRNN_CLANG_TARGET)
 #pragma clang attribute pop
