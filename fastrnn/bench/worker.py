@@ -83,7 +83,7 @@ class Worker:
         gc.collect()
         gc.disable()
         try:
-            if call_seconds < 0.1 * seconds:  # threads and caches wake up outside the clock
+            if call_seconds < seconds:  # threads and caches wake up outside the clock
                 timed(job, 0.1 * seconds)
             return {"calls": timed(job, seconds)}
         finally:
