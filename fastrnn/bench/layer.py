@@ -11,6 +11,7 @@ from fastrnn import ops
 
 GATES = {"lstm": 4, "gru": 3}
 MODES = ("train", "inference")
+STREAM = "stream"
 
 # (B, T, I, H): batch, time steps, inputs, units
 SHAPES = (
@@ -42,7 +43,8 @@ class Layer:
 
     Attributes:
         cell: "lstm" or "gru" (reset_after, as Keras' default).
-        mode: "train": every gradient, that of the inputs included; or "inference".
+        mode: "train": every gradient, that of the inputs included; "inference"; or "stream": a call is one time step
+            of one sequence, as data arrives, the states handed on from call to call.
         shape: (B, T, I, H).
         dtype: "float32" or "float64".
         option: one of OPTIONS; the peers know "plain" only.
@@ -69,14 +71,16 @@ class Layer:
     def operations(self) -> int:
         """Those of the products: two per weight, row and time step; backward has two such products per forward one."""
         B, T, I, H = self.shape
-        return (3 if self.train else 1) * 2 * B * T * GATES[self.cell] * H * (I + H)
+        steps = 1 if self.mode == STREAM else T
+        return (3 if self.train else 1) * 2 * B * steps * GATES[self.cell] * H * (I + H)
 
     @property
     def bytes(self) -> int:
         """What a call must read and write at least once, all caches cold: its arguments and results."""
         B, T, I, H = self.shape
         gates = GATES[self.cell] * H
-        weights, sequences = (I + H + 1) * gates, B * T * (I + H)
+        steps = 1 if self.mode == STREAM else T
+        weights, sequences = (I + H + 1) * gates, B * steps * (I + H)
         # training: x, dy and the weights in; y, dx and the weights' gradients out
         return (2 if self.train else 1) * (weights + sequences) * np.dtype(self.dtype).itemsize
 

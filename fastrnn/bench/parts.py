@@ -29,7 +29,7 @@ def layer_cases(
                 )
                 entries = []
                 for name in who:
-                    if mode not in contenders()[name].modes:
+                    if mode not in contenders()[name].takes:
                         continue
                     try:
                         process = team.process(name)

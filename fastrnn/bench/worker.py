@@ -19,24 +19,26 @@ import os
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from fastrnn.bench.layer import Layer, Problem, errors
+from fastrnn.bench.models import Training
 from fastrnn.bench.peers import Job, contenders, load
 
 WARM_UP_SECONDS = 0.1
 WARM_UP_CALLS = 3
 
 
-def make_job(module: Any, kind: str, spec: dict[str, Any], variant: str, threads: int) -> Job:
-    """The work that a request describes."""
-    if kind == "layer":
-        job: Job = module.layer(Problem(Layer.from_json(spec)), variant, threads)
-    else:
-        job = getattr(module, kind)(spec, variant, threads)
-    return job
+# kind of work: what describes it, from the request's spec
+KINDS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "layer": lambda spec: Problem(Layer.from_json(spec)),
+    "stream": lambda spec: Problem(Layer.from_json(spec)),
+    "step": Training.from_json,
+    "peak": dict,
+}
 
 
 def timed(job: Job, seconds: float) -> list[float]:
@@ -47,10 +49,10 @@ def timed(job: Job, seconds: float) -> list[float]:
     while True:
         job.run()
         now = time.perf_counter()
-        calls.append(now - begin)
+        calls.append((now - begin) / job.times)
         begin = now
         # a call that would end far past the time is not begun
-        if now + calls[-1] / 2 > end:
+        if now + calls[-1] * job.times / 2 > end:
             return calls
 
 
@@ -65,7 +67,7 @@ class Worker:
 
     def prepare(self, label: str, kind: str, spec: dict[str, Any], expected: str | None) -> dict[str, Any]:
         begin = time.perf_counter()
-        job = make_job(self.module, kind, spec, self.contender.variant, self.threads)
+        job = getattr(self.module, kind)(KINDS[kind](spec), self.contender.variant, self.threads)
         job.run()
         prepare_seconds = time.perf_counter() - begin
         found: dict[str, float] = {}
@@ -75,7 +77,7 @@ class Worker:
         calls: list[float] = []
         while len(calls) < WARM_UP_CALLS or sum(calls) < WARM_UP_SECONDS:
             calls += timed(job, 0)
-        self.jobs[label] = job, statistics.median(calls[-100:])
+        self.jobs[label] = job, statistics.median(calls[-100:]) * job.times
         return {"errors": found, "prepare_seconds": prepare_seconds}
 
     def round(self, label: str, seconds: float) -> dict[str, Any]:

@@ -1,14 +1,20 @@
 """The contenders: who they are, what each needs, and why one is missing.
 
-A contender is a module with `versions()` and `layer(problem, variant, threads)`, which gives a Job. It is imported in
-the contender's own process only. How each is set up to be at its best is told in its docstring.
+A contender is a module with `versions()` and, for each kind of work it takes part in, a function that makes a Job of
+what is to be done, the contender's variant and a number of threads:
+
+    layer(problem, ...)     a layer over a batch of sequences; stream(problem, ...), one time step of it
+    step(training, ...)     steps of training a whole model
+
+It is imported in the contender's own process only. How each is set up to be at its best is told in its docstring.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,10 +24,31 @@ from fastrnn.backends import available_backends
 
 
 class Job(NamedTuple):
-    """Work to time: `run` does it once, to completion; `results` gives what it computed, under Keras' layouts."""
+    """Work to time: `run` does it `times` times, to completion; `results` gives what it computes, in Keras' layouts."""
 
     run: Callable[[], Any]
     results: Callable[[], dict[str, np.ndarray]]
+    times: int = 1
+
+
+def stream_job(inputs: Sequence[Any], zeros: Any, step: Callable[[Any, Any], tuple[Any, Any]]) -> Job:
+    """A Job that runs step(input, states) -> (output, states) from call to call, the inputs over and over."""
+    feed = itertools.cycle(inputs)
+    states = zeros
+
+    def run() -> Any:
+        nonlocal states
+        output, states = step(next(feed), states)
+        return output
+
+    def results() -> dict[str, np.ndarray]:
+        outputs, current = [], zeros
+        for value in inputs:
+            output, current = step(value, current)
+            outputs.append(np.array(output).reshape(1, -1))
+        return {"y": np.stack(outputs, axis=1)}
+
+    return Job(run, results)
 
 
 @dataclass(frozen=True)
@@ -32,15 +59,18 @@ class Contender:
     variant: str
     title: str
     needs: tuple[str, ...] = ()
-    modes: tuple[str, ...] = ("train", "inference")
+    takes: tuple[str, ...] = ("train", "inference", "stream", "step")
 
 
 PEERS = {
     "torch": Contender("on_torch", "", "PyTorch", ("torch",)),
-    "jax": Contender("on_jax", "", "JAX", ("jax",)),
+    "jax": Contender("on_jax", "", "JAX", ("jax",), ("train", "inference", "stream")),
     "keras": Contender("on_keras", "", "Keras on TensorFlow", ("keras", "tensorflow")),
     "keras-jit": Contender("on_keras", "jit", "Keras on TensorFlow, jit_compile", ("keras", "tensorflow")),
-    "onnxruntime": Contender("on_onnxruntime", "", "ONNX Runtime", ("onnxruntime", "onnx"), ("inference",)),
+    "keras-jax": Contender("on_keras", "jax", "Keras on JAX", ("keras", "jax"), ("step",)),
+    "onnxruntime": Contender(
+        "on_onnxruntime", "", "ONNX Runtime", ("onnxruntime", "onnx"), ("inference", "stream")
+    ),
 }
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import fastrnn
+import os
 from typing import Any
 
 import numpy as np
 
 from fastrnn.backends.threads import set_num_threads
 from fastrnn.bench.layer import Problem
-from fastrnn.bench.peers import Job
+from fastrnn.bench.models import BATCH, Training
+from fastrnn.bench.peers import Job, stream_job
 
 
 def versions() -> str:
@@ -19,6 +21,38 @@ def versions() -> str:
 def layer(problem: Problem, variant: str, threads: int) -> Job:
     set_num_threads(threads)
     return Job(run=lambda: problem.run(variant), results=lambda: problem.named(*problem.run(variant)))
+
+
+def stream(problem: Problem, variant: str, threads: int) -> Job:
+    set_num_threads(threads)
+    spec = problem.layer
+    zero = np.zeros((1, spec.shape[3]), spec.dtype)
+    W, U, b = problem.W, problem.U, problem.b
+
+    def lstm(x: Any, states: Any) -> Any:
+        y, *states = fastrnn.lstm(x, W, U, b, *states, return_sequences=False, backend=variant)
+        return y, states
+
+    def gru(x: Any, states: Any) -> Any:
+        y, *states = fastrnn.gru(x, W, U, b, *states, return_sequences=False, backend=variant)
+        return y, states
+
+    inputs = [np.ascontiguousarray(problem.x[:, t : t + 1]) for t in range(spec.shape[1])]
+    return stream_job(inputs, [zero, zero], lstm) if spec.cell == "lstm" else stream_job(inputs, [zero], gru)
+
+
+def step(training: Training, variant: str, threads: int) -> Job:
+    set_num_threads(threads)
+    # named for all layers of the process: what auto would take, must be what was asked for
+    os.environ["FASTRNN_BACKEND"] = variant
+    model = training.ours()
+    loss = model.evaluate(*training.data(1), batch_size=BATCH, verbose=0)[0]
+    x, y = training.data()
+    return Job(
+        run=lambda: model.fit(x, y, batch_size=BATCH, verbose=0),
+        results=lambda: {"loss": np.array(loss)},
+        times=training.steps,
+    )
 
 
 def peak(spec: dict[str, Any], variant: str, threads: int) -> Job:

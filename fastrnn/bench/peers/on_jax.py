@@ -1,11 +1,13 @@
 """JAX: the layer as one would write it for speed, compiled ahead by XLA.
 
-The inputs' product is one for all time steps; lax.scan goes over time, which is the first axis; training is jax.vjp
-over all arguments, inputs included, in the same compiled function.
+The inputs' product is one for all time steps; lax.scan goes over time, which is the first axis, without unrolling,
+which makes training slower at every shape tried; training is jax.vjp over all arguments, inputs included, in the same
+compiled function. A time step on its own is one compiled function of weights, input and states.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -13,40 +15,50 @@ import jax.numpy as jnp
 import numpy as np
 
 from fastrnn.bench.layer import Problem
-from fastrnn.bench.peers import Job
+from fastrnn.bench.peers import Job, stream_job
 
 
 def versions() -> str:
     return f"JAX {jax.__version__}"
 
 
-def _lstm(x: Any, W: Any, U: Any, b: Any) -> Any:
-    def step(state: Any, a: Any) -> Any:
-        h, c = state
-        i, f, g, o = jnp.split(a + h @ U, 4, axis=-1)
-        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
-        h = jax.nn.sigmoid(o) * jnp.tanh(c)
-        return (h, c), h
-
-    zeros = jnp.zeros((x.shape[1], len(U)), x.dtype)
-    return jax.lax.scan(step, (zeros, zeros), x @ W + b)[1]
+def _inputs(x: Any, W: Any, b: Any) -> Any:
+    """The inputs' part of the gates, with their bias; GRU's b has a second row, for the states."""
+    return x @ W + (b if b.ndim == 1 else b[0])
 
 
-def _gru(x: Any, W: Any, U: Any, b: Any) -> Any:
-    def step(h: Any, a: Any) -> Any:
-        a_z, a_r, a_h = jnp.split(a, 3, axis=-1)
-        u_z, u_r, q = jnp.split(h @ U + b[1], 3, axis=-1)
-        z, r = jax.nn.sigmoid(a_z + u_z), jax.nn.sigmoid(a_r + u_r)
-        h = z * h + (1 - z) * jnp.tanh(a_h + r * q)
-        return h, h
+def _lstm_step(U: Any, b: Any, states: Any, a: Any) -> Any:
+    """From the inputs' part and the states before: (states, output)."""
+    h, c = states
+    i, f, g, o = jnp.split(a + h @ U, 4, axis=-1)
+    c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+    h = jax.nn.sigmoid(o) * jnp.tanh(c)
+    return (h, c), h
 
-    return jax.lax.scan(step, jnp.zeros((x.shape[1], len(U)), x.dtype), x @ W + b[0])[1]
+
+def _gru_step(U: Any, b: Any, states: Any, a: Any) -> Any:
+    (h,) = states
+    a_z, a_r, a_h = jnp.split(a, 3, axis=-1)
+    u_z, u_r, q = jnp.split(h @ U + b[1], 3, axis=-1)
+    z, r = jax.nn.sigmoid(a_z + u_z), jax.nn.sigmoid(a_r + u_r)
+    h = z * h + (1 - z) * jnp.tanh(a_h + r * q)
+    return (h,), h
+
+
+def _cell(name: str) -> tuple[Any, int]:
+    """The function of one step, and the number of states."""
+    return (_lstm_step, 2) if name == "lstm" else (_gru_step, 1)
 
 
 def layer(problem: Problem, variant: str, threads: int) -> Job:
     spec = problem.layer
     jax.config.update("jax_enable_x64", spec.dtype == "float64")
-    forward = _lstm if spec.cell == "lstm" else _gru
+    step, states = _cell(spec.cell)
+
+    def forward(x: Any, W: Any, U: Any, b: Any) -> Any:
+        zeros = (jnp.zeros((x.shape[1], len(U)), x.dtype),) * states
+        return jax.lax.scan(functools.partial(step, U, b), zeros, _inputs(x, W, b))[1]
+
     arguments = [problem.x.swapaxes(0, 1), problem.W, problem.U, problem.b]
     if spec.train:
         arguments.append(problem.dy.swapaxes(0, 1))
@@ -69,3 +81,22 @@ def layer(problem: Problem, variant: str, threads: int) -> Job:
         return {name: value.swapaxes(0, 1) if name in ("y", "dx") else value for name, value in named.items()}
 
     return Job(run=run, results=results)
+
+
+def stream(problem: Problem, variant: str, threads: int) -> Job:
+    spec = problem.layer
+    jax.config.update("jax_enable_x64", spec.dtype == "float64")
+    cell_step, states = _cell(spec.cell)
+    zeros = (jax.device_put(np.zeros((1, spec.shape[3]), spec.dtype)),) * states
+    W, U, b = (jax.device_put(value) for value in (problem.W, problem.U, problem.b))
+    inputs = [jax.device_put(np.ascontiguousarray(problem.x[:, t])) for t in range(spec.shape[1])]
+
+    @jax.jit
+    def compiled(W: Any, U: Any, b: Any, x: Any, states: Any) -> Any:
+        states, y = cell_step(U, b, states, _inputs(x, W, b))
+        return y, states
+
+    def step(x: Any, states: Any) -> Any:
+        return jax.block_until_ready(compiled(W, U, b, x, states))
+
+    return stream_job(inputs, zeros, step)

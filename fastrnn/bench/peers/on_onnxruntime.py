@@ -1,7 +1,8 @@
 """ONNX Runtime: its LSTM or GRU operator, inference only; weights are constants of the model, so it may pack them.
 
 Time first, the only layout its operators know. Sequential execution, all graph optimizations, denormals flushed, its
-threads allowed to spin, inputs and outputs bound to memory ahead.
+threads allowed to spin, inputs and outputs bound to memory ahead. A time step on its own is a run over one step, with
+the states as inputs and outputs.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from fastrnn.bench.layer import Problem
-from fastrnn.bench.peers import Job
+from fastrnn.bench.peers import Job, stream_job
 
 
 def versions() -> str:
@@ -29,9 +30,11 @@ def _gates(a: np.ndarray, cell: str) -> np.ndarray:
     return np.concatenate([i, o, f, c], axis=-1)
 
 
-def _model(problem: Problem) -> Any:
+def _session(problem: Problem, threads: int, *, stream: bool) -> Any:
+    """A session of the layer: over all steps, from zero states, or over one step, states given."""
     spec = problem.layer
     B, T, I, H = spec.shape
+    T = 1 if stream else T
     biases = [problem.b, np.zeros_like(problem.b)] if spec.cell == "lstm" else list(problem.b)
     weights = {
         "W": _gates(problem.W, spec.cell).T[None],
@@ -39,13 +42,18 @@ def _model(problem: Problem) -> Any:
         "B": np.concatenate([_gates(bias, spec.cell) for bias in biases])[None],
     }
     real = TensorProto.FLOAT if spec.dtype == "float32" else TensorProto.DOUBLE
-    states = ["Y_h", "Y_c"][: 2 if spec.cell == "lstm" else 1]
+    number = 2 if spec.cell == "lstm" else 1
+    states, given = ["Y_h", "Y_c"][:number], ["h", "c"][: number * stream]
     attributes: dict[str, Any] = {} if spec.cell == "lstm" else {"linear_before_reset": 1}
-    node = helper.make_node(spec.cell.upper(), ["X", "W", "R", "B"], ["Y", *states], hidden_size=H, **attributes)
+    inputs = ["X", "W", "R", "B", *([""] * stream), *given]  # between them, lengths, which are not given
+    node = helper.make_node(spec.cell.upper(), inputs, ["Y", *states], hidden_size=H, **attributes)
     graph = helper.make_graph(
         [node],
         "layer",
-        [helper.make_tensor_value_info("X", real, [T, B, I])],
+        [
+            helper.make_tensor_value_info("X", real, [T, B, I]),
+            *(helper.make_tensor_value_info(name, real, [1, B, H]) for name in given),
+        ],
         [
             helper.make_tensor_value_info("Y", real, [T, 1, B, H]),
             *(helper.make_tensor_value_info(name, real, [1, B, H]) for name in states),
@@ -53,16 +61,16 @@ def _model(problem: Problem) -> Any:
         [numpy_helper.from_array(np.ascontiguousarray(value), name) for name, value in weights.items()],
     )
     # an old version of the format, which every runtime of the last years reads
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-
-
-def layer(problem: Problem, variant: str, threads: int) -> Job:
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
-    model = _model(problem)
-    onnx.checker.check_model(model)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def layer(problem: Problem, variant: str, threads: int) -> Job:
+    session = _session(problem, threads, stream=False)
     binding = session.io_binding()
     x = onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(problem.x.swapaxes(0, 1)))
     binding.bind_ortvalue_input("X", x)
@@ -78,3 +86,18 @@ def layer(problem: Problem, variant: str, threads: int) -> Job:
         return {"y": binding.copy_outputs_to_cpu()[0][:, 0].swapaxes(0, 1)}
 
     return Job(run=run, results=results)
+
+
+def stream(problem: Problem, variant: str, threads: int) -> Job:
+    session = _session(problem, threads, stream=True)
+    spec = problem.layer
+    names = ["h", "c"] if spec.cell == "lstm" else ["h"]
+    zero = np.zeros((1, 1, spec.shape[3]), spec.dtype)
+    wanted = ["Y_h", "Y_c"][: len(names)]
+
+    def step(x: Any, states: Any) -> Any:
+        states = session.run(wanted, {"X": x, **dict(zip(names, states, strict=True))})
+        return states[0], states
+
+    inputs = [np.ascontiguousarray(problem.x[:, t])[None] for t in range(spec.shape[1])]
+    return stream_job(inputs, [zero] * len(names), step)
