@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fastrnn", description="Fused LSTM and GRU layers: see what runs, train.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="info | train | bench")
     verbs.add_parser("info", help="versions, processor, backends")
-    command.add_arguments(verbs.add_parser("bench", help="measure against other packages"))
+    command.add_arguments(verbs.add_parser("bench", help="measure layers and models beside other packages"))
     train = verbs.add_parser("train", help="train the sentiment models of a textbook chapter on IMDb")
     train.add_argument("--model", choices=[*MODELS, "all"], default="lstm", help="default: lstm")
     data = train.add_mutually_exclusive_group()

@@ -23,7 +23,8 @@ ALLOWED = {
     "training": {"layers", "io"},
     "plots": {"io"},
     "textbook": {"layers", "training", "datasets"},
-    "cli": {"textbook", "training", "layers", "datasets", "backends", "plots"},
+    "bench": {"layers", "training", "ops", "backends", "io"},
+    "cli": {"bench", "textbook", "training", "layers", "datasets", "backends", "plots"},
 }
 
 

@@ -9,33 +9,47 @@ import sys
 from pathlib import Path
 
 from fastrnn.backends import available_backends
-from fastrnn.bench import machine, parts, report
-from fastrnn.bench.layer import GATES, MODES, SHAPES
+from fastrnn.bench import machine, report
+from fastrnn.bench.compare import compare
+from fastrnn.bench.layer import GATES, MODES
+from fastrnn.bench.parts import PARTS, Choice
 from fastrnn.bench.peers import PEERS
 from fastrnn.bench.progress import Progress
-from fastrnn.bench.results import Results
+from fastrnn.bench.results import Case, Results
 from fastrnn.bench.team import Settings, Team
+from fastrnn.io.atomic import replacing
 
-QUICK_ROUNDS, QUICK_SECONDS = 3, 0.03
+QUICK = {"rounds": 3, "seconds": 0.03}
+THOROUGH = {"rounds": 7, "seconds": 0.15}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `fastrnn bench`."""
-    parser.add_argument("part", nargs="?", default="layers", choices=["layers"], help="what to measure; default: layers")
-    parser.add_argument("--cell", action="append", choices=list(GATES), help="only this cell; may be repeated")
-    parser.add_argument("--mode", action="append", choices=list(MODES), help="only this mode; may be repeated")
-    parser.add_argument("--shape", action="append", type=_shape, metavar="B,T,I,H", help="this shape; may be repeated")
-    parser.add_argument("--dtype", choices=["float32", "float64"], default="float32", help="default: float32")
     parser.add_argument(
-        "--backend", action="append", metavar="NAME", help="of this package, the first is compared; default: the fastest"
+        "parts", nargs="*", metavar="PART", help=f"what to measure: {', '.join(PARTS)}, all; default: layers"
     )
+    parser.add_argument("--cell", action="append", choices=list(GATES), help="only this cell; may be repeated")
+    parser.add_argument("--mode", action="append", choices=list(MODES), help="layers: only this; may be repeated")
+    parser.add_argument("--shape", action="append", type=_shape, metavar="B,T,I,H", help="only this; may be repeated")
+    parser.add_argument("--dtype", choices=["float32", "float64"], default="float32", help="default: float32")
+    parser.add_argument("--backend", action="append", metavar="NAME", help="one of fastrnn's; the first is compared")
     parser.add_argument("--peer", action="append", choices=[*PEERS, "none"], help="only this one; may be repeated")
-    parser.add_argument("--threads", type=int, metavar="N", help="for everyone; default: all cores")
-    parser.add_argument("--rounds", type=int, default=7, metavar="N", help="default: 7")
-    parser.add_argument("--seconds", type=float, default=0.15, metavar="S", help="each in a round; default: 0.15")
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK_ROUNDS} rounds of {QUICK_SECONDS} s: a rough look")
-    parser.add_argument("--targets", type=Path, metavar="FILE", help="JSON, {case: ratio}, to show in the table")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write results.json and results.md there")
+    parser.add_argument("--threads", type=_positive, metavar="N", help="for everyone; default: all cores")
+    parser.add_argument("--quick", action="store_true", help="few short rounds: a rough look")
+    parser.add_argument("--rounds", type=_positive, metavar="N", help="default: 7, or 3 with --quick")
+    parser.add_argument("--seconds", type=float, metavar="S", help="each in a round; default: 0.15, or 0.03")
+    parser.add_argument("--targets", type=Path, metavar="FILE", help="JSON, {case: ratio}: shown beside the ratios")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write results.json, results.md and pictures there")
+    parser.add_argument(
+        "--compare", nargs=2, type=Path, metavar=("A.json", "B.json"), help="measure nothing: what changed from A to B"
+    )
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
 
 
 def _shape(text: str) -> tuple[int, ...]:
@@ -49,36 +63,83 @@ def _shape(text: str) -> tuple[int, ...]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measures, prints, writes. 1 where a contender failed."""
-    if args.quick:
-        args.rounds, args.seconds = QUICK_ROUNDS, QUICK_SECONDS
-    threads = args.threads or machine.cores()
+    """Measures, prints, writes; or compares two files. 1 where a contender failed, else 0.
+
+    Raises:
+        ValueError, OSError, RuntimeError: an argument or a file is wrong, or a backend that is named is not there.
+    """
+    if args.compare:
+        before, after = map(Results.read, args.compare)
+        print(report.plain(compare(before, after)))
+        return 0
+    names = list(PARTS) if args.parts == ["all"] else args.parts or ["layers"]
+    if unknown := [name for name in names if name not in PARTS]:
+        raise ValueError(f"part must be one of {', '.join(PARTS)}, or all; got {unknown[0]!r}")
+    usual = QUICK if args.quick else THOROUGH
+    settings = Settings(
+        args.rounds or int(usual["rounds"]), args.seconds or usual["seconds"], args.threads or machine.cores()
+    )
     targets = json.loads(args.targets.read_text()) if args.targets else {}
-    fastest = next(name for name, reason in available_backends().items() if reason is None)
-    ours = [f"fastrnn-{name}" for name in args.backend or [fastest]]
-    peers = [name for name in args.peer or PEERS if name != "none"]
-    cells, modes, shapes = args.cell or list(GATES), args.mode or list(MODES), args.shape or list(SHAPES)
-    results = Results(about=machine.describe())
-    results.about |= {"threads": threads, "rounds": args.rounds, "seconds": args.seconds}
-    results.about["command"] = shlex.join(["fastrnn", *sys.argv[1:]])
-
-    progress = Progress(len(cells) * len(modes) * len(shapes))
-    with progress, Team(Settings(args.rounds, args.seconds, threads), progress) as team:
-        who = team.available(ours + peers)
-        if not who or not who[0].startswith("fastrnn"):
-            raise RuntimeError(f"nothing to compare with: {team.skipped}")
-        for case in parts.layer_cases(team, cells, modes, shapes, args.dtype, who):
-            results.cases.append(case)
-            progress.case("  ".join(report.layer_row(case, targets)))
-        results.skipped = team.skipped
-        for versions in team.versions.values():
-            for text in versions.split(", "):
-                name, _, version = text.rpartition(" ")
-                results.about["versions"][name] = version
-
-    table = report.layers(results, targets)
-    print(f"\n{report.plain(*table)}\n\n{report.about(results)}")
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
-        results.write(args.out / "results.json")
+
+    results = measure(names, settings, args)
+    tables = [report.plain(table) for table in report.tables(results, targets)]
+    print("\n\n".join([*tables, "\n".join(report.about(results))]))
+    if args.out:
+        _write(results, targets, args.out)
     return 1 if any(case.failed for case in results.cases) else 0
+
+
+def measure(names: list[str], settings: Settings, args: argparse.Namespace) -> Results:
+    """Runs the named parts."""
+    results = Results(machine.describe() | settings._asdict())
+    results.about["command"] = shlex.join(["fastrnn", *sys.argv[1:]])
+    if "layers" in names:
+        results.about["bandwidth"] = machine.bandwidth(settings.threads)
+    backends = args.backend or [next(name for name, reason in available_backends().items() if reason is None)]
+    progress = Progress()
+    with Team(settings, progress) as team, progress:
+        ours = team.available(f"fastrnn-{name}" for name in backends)
+        if team.skipped:
+            raise RuntimeError("; ".join(f"{name}: {reason}" for name, reason in team.skipped.items()))
+        choice = Choice(
+            ours=tuple(ours),
+            peers=tuple(team.available(name for name in args.peer or PEERS if name != "none")),
+            cells=tuple(args.cell or GATES),
+            modes=tuple(args.mode or MODES),
+            dtype=args.dtype,
+            shapes=tuple(args.shape or ()),
+        )
+        plans = [plan for name in names for plan in PARTS[name](team, choice)]
+        progress.total = len(plans)
+        for plan in plans:
+            case = plan()
+            results.cases.append(case)
+            progress.case(_line(case))
+        results.skipped = team.skipped
+        results.about["versions"] |= team.all_versions()
+    return results
+
+
+def _line(case: Case) -> str:
+    """A case in one line, for the time until all is done."""
+    best = case.best_peer()
+    told = [f"{who} {report.amount(case.value(who), case.unit)}" for who in (case.base, best) if who in case.rounds]
+    if best is not None and case.base in case.rounds:
+        told.append(report.times(case.ratio(best)))
+    return f"{case.part}: {case.name}: {', '.join([*told, *case.failed.values()])}"
+
+
+def _write(results: Results, targets: dict[str, float], folder: Path) -> None:
+    from fastrnn.bench import charts
+
+    results.write(folder / "results.json")
+    try:
+        pictures = [path.name for path in charts.draw(results, folder)]
+    except ImportError:
+        print("no pictures: matplotlib is not installed")
+        pictures = []
+    with replacing(folder / "results.md") as temporary:
+        temporary.write_text(report.document(results, targets, pictures))
+    print(f"wrote {', '.join(str(folder / name) for name in ('results.json', 'results.md', *pictures))}")

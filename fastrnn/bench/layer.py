@@ -132,12 +132,30 @@ class Problem:
 
     def run(self, backend: str | None) -> tuple[Any, ...]:
         """One call of the op, and for training one of its backward: (y, gradients or None)."""
-        lstm, training = self.layer.cell == "lstm", self.layer.train
-        forward = ops.lstm_forward if lstm else ops.gru_forward
-        y, *_, reserve = forward(self.x, self.W, self.U, self.b, training=training, backend=backend, **self.options)
+        y, reserve = self._forward(backend)
         if reserve is None:
             return y, None
-        return y, (ops.lstm_backward if lstm else ops.gru_backward)(reserve, self.dy)
+        return y, (ops.lstm_backward if self.layer.cell == "lstm" else ops.gru_backward)(reserve, self.dy)
+
+    def reserve_bytes(self, backend: str | None) -> int:
+        """What the backend's forward keeps for backward beside the call's arguments: all arrays in its data."""
+        seen = {id(self.x)}
+
+        def count(value: Any) -> int:
+            if isinstance(value, (tuple, list)):
+                return sum(map(count, value))
+            if id(value) in seen:
+                return 0
+            seen.add(id(value))
+            return int(getattr(value, "nbytes", 0))
+
+        return count(self._forward(backend)[1].data)
+
+    def _forward(self, backend: str | None) -> tuple[Any, Any]:
+        forward = ops.lstm_forward if self.layer.cell == "lstm" else ops.gru_forward
+        arguments = (self.x, self.W, self.U, self.b)
+        y, *_, reserve = forward(*arguments, training=self.layer.train, backend=backend, **self.options)
+        return y, reserve
 
     @staticmethod
     def named(y: np.ndarray, grads: Any) -> dict[str, np.ndarray]:

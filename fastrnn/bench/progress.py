@@ -13,8 +13,8 @@ from typing import Any, TextIO
 class Progress:
     """Counts cases and tells what goes on. A context manager."""
 
-    def __init__(self, total: int, stream: TextIO | None = None) -> None:
-        self.total, self.done = total, 0
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.total, self.done = 0, 0
         self._stream = stream or sys.stderr
         self._bar: Any = None
 
@@ -23,17 +23,19 @@ class Progress:
             self._bar = _rich_bar(self._stream)
             if self._bar is not None:
                 self._bar.start()
-                self._task = self._bar.add_task("", total=self.total)
+                self._task = self._bar.add_task("")
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bar is not None:
             self._bar.stop()
 
     def note(self, text: str) -> None:
         """What goes on now."""
         if self._bar is not None:
-            self._bar.update(self._task, description=text, refresh=True)
+            self._bar.update(self._task, description=text, total=self.total, refresh=True)
 
     def tick(self) -> None:
         """A part of a round is over."""
@@ -47,7 +49,7 @@ class Progress:
             print(f"[{self.done}/{self.total}] {line}", file=self._stream, flush=True)
         else:
             self._bar.console.print(line, highlight=False)
-            self._bar.update(self._task, completed=self.done, refresh=True)
+            self._bar.update(self._task, completed=self.done, total=self.total, refresh=True)
 
 
 def _rich_bar(stream: TextIO) -> Any:

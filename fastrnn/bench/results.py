@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fastrnn.bench.peers import PEERS
 from fastrnn.io.atomic import replacing
 
 FORMAT = 1
@@ -23,14 +24,16 @@ class Ratio(NamedTuple):
 
 @dataclass
 class Case:
-    """One comparison: the seconds of a call for everyone who took part, a median for each round.
+    """One comparison: what a call took, for everyone who took part.
 
     Attributes:
         part: what it belongs to, as "layers".
         name: unique within its part.
         labels: what it is about, for tables and charts: cell, mode, shape and so on.
         base: whose line the others are compared with.
-        rounds: seconds by contender.
+        unit: "s" or "bytes".
+        rounds: by contender, a value for each round: the median of the calls in it.
+        tails: where it matters, likewise: the value that 99 of 100 calls in the round stay below, and the largest.
         operations, bytes: of a call, at least; None where nobody counted.
         peak: operations per second that the machine can do, measured in the same rounds.
         errors: the largest relative error of each against the reference in float64.
@@ -42,7 +45,9 @@ class Case:
     name: str
     labels: dict[str, Any]
     base: str
+    unit: str = "s"
     rounds: dict[str, list[float]] = field(default_factory=dict)
+    tails: dict[str, list[list[float]]] = field(default_factory=dict)
     operations: int | None = None
     bytes: int | None = None
     peak: list[float] = field(default_factory=list)
@@ -50,23 +55,22 @@ class Case:
     prepare: dict[str, float] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
-    def seconds(self, who: str) -> float:
+    def value(self, who: str) -> float:
         """The median of a contender's rounds."""
         return statistics.median(self.rounds[who])
 
     def ratio(self, who: str, to: str | None = None) -> Ratio:
-        """How many times as long as `to`, the base if None, `who` takes; taken within the rounds."""
+        """How many times as much as `to`, the base if None, `who` takes; taken within the rounds."""
         ratios = [a / b for a, b in zip(self.rounds[who], self.rounds[to or self.base], strict=True)]
         return Ratio(statistics.median(ratios), min(ratios), max(ratios))
 
     def best_peer(self) -> str | None:
         """The fastest of those that are not this package."""
-        peers = [who for who in self.rounds if not who.startswith("fastrnn")]
-        return min(peers, key=self.seconds, default=None)
+        return min((who for who in self.rounds if who in PEERS), key=self.value, default=None)
 
     def rate(self, who: str) -> float | None:
         """Operations per second."""
-        return None if self.operations is None else self.operations / self.seconds(who)
+        return None if self.operations is None else self.operations / self.value(who)
 
     def share_of_peak(self, who: str) -> float | None:
         if self.operations is None or not self.peak:

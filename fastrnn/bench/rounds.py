@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 REST_SECONDS = 0.05
+# A wrong formula is off by more, however long the sums; how far each one is off is in the results.
+TOLERANCES = {"float32": 1e-3, "float64": 1e-9}
 
 
 class ContenderError(RuntimeError):
@@ -45,7 +47,7 @@ class Process:
             raise ContenderError(f"{self.name} ended with exit code {self._process.wait()}")
         answer: dict[str, Any] = json.loads(line)
         if "failed" in answer:
-            raise ContenderError(f"{self.name}: {answer['failed']}")
+            raise ContenderError(f"{self.name}: {' '.join(answer['failed'].split())}")
         return answer
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -73,6 +75,14 @@ class Entry(NamedTuple):
     expected: Path | None = None
 
 
+class Rounds(NamedTuple):
+    """The seconds of a call: for each round the median, the one that 99 of 100 stay below, the longest."""
+
+    medians: list[float]
+    p99: list[float]
+    longest: list[float]
+
+
 class Prepared(NamedTuple):
     """What is known of an entry before it is timed."""
 
@@ -80,8 +90,9 @@ class Prepared(NamedTuple):
     seconds: float  # until the first result: building and compiling
 
 
-def prepare(entry: Entry, tolerance: float) -> Prepared:
-    """Makes an entry ready to be timed. ContenderError where its results differ by more than the tolerance."""
+def prepare(entry: Entry) -> Prepared:
+    """Makes an entry ready to be timed. ContenderError where it computes something else than it should."""
+    tolerance = TOLERANCES[entry.spec.get("dtype", "float32")]
     request = {"prepare": entry.label, "kind": entry.kind, "spec": entry.spec}
     if entry.expected is not None:
         request["expected"] = str(entry.expected)
@@ -95,9 +106,9 @@ def prepare(entry: Entry, tolerance: float) -> Prepared:
 
 def interleave(
     entries: list[Entry], rounds: int, seconds: float, tick: Callable[[], object] = lambda: None
-) -> dict[str, list[float]]:
-    """The seconds of a call of each entry, by label: one median for each round, each some `seconds` long."""
-    medians: dict[str, list[float]] = {entry.label: [] for entry in entries}
+) -> dict[str, Rounds]:
+    """Times all entries, each for about `seconds` in a round; by label."""
+    measured = {entry.label: Rounds([], [], []) for entry in entries}
     for number in range(rounds):
         # turned round by round, so that nobody always comes after the same one
         turn = number % len(entries)
@@ -105,6 +116,9 @@ def interleave(
             # every contender alike: threads of the one before may still be winding down
             time.sleep(REST_SECONDS)
             calls = entry.process.ask({"round": entry.label, "seconds": seconds})["calls"]
-            medians[entry.label].append(statistics.median(calls))
+            found = measured[entry.label]
+            found.medians.append(statistics.median(calls))
+            found.p99.append(sorted(calls)[int(0.99 * (len(calls) - 1))])
+            found.longest.append(max(calls))
             tick()
-    return medians
+    return measured

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastrnn.bench.layer import Layer, Problem
-from fastrnn.bench.peers import reason_missing
+from fastrnn.bench import fresh
+from fastrnn.bench.peers import contenders, reason_missing
 from fastrnn.bench.progress import Progress
 from fastrnn.bench.results import Case
 from fastrnn.bench.rounds import ContenderError, Entry, Process, interleave, prepare
-
-# A wrong formula is off by more, however long the sums; how far each one is off is in the results.
-TOLERANCES = {"float32": 1e-3, "float64": 1e-9}
+from fastrnn.bench.worker import KINDS
 
 
-class Settings:
+class Settings(NamedTuple):
     """How long to measure, and on what.
 
     Attributes:
@@ -28,12 +28,18 @@ class Settings:
         threads: for every contender.
     """
 
-    def __init__(self, rounds: int, seconds: float, threads: int) -> None:
-        self.rounds, self.seconds, self.threads = rounds, seconds, threads
+    rounds: int
+    seconds: float
+    threads: int
 
 
 class Team:
-    """Contenders as processes, each started when it is first needed. A context manager, which ends them."""
+    """Contenders as processes, each started when it is first needed. A context manager, which ends them.
+
+    Attributes:
+        skipped: why contenders that were asked for cannot take part.
+        versions: of the others.
+    """
 
     def __init__(self, settings: Settings, progress: Progress) -> None:
         self.settings = settings
@@ -46,7 +52,9 @@ class Team:
     def __enter__(self) -> Team:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for process in self._processes.values():
             process.close()
         self._folder.cleanup()
@@ -62,37 +70,63 @@ class Team:
                 self.skipped[name] = reason
         return found
 
-    def process(self, name: str, *, threads: int | None = None, environment: dict[str, str] | None = None) -> Process:
-        """The contender's process. ContenderError where it does not start."""
-        environment = environment or {}
-        key = (name, threads or self.settings.threads, *sorted(environment.items()))
+    def _process(self, name: str, threads: int, environment: tuple[tuple[str, str], ...]) -> Process:
+        key = (name, threads, environment)
         if key not in self._processes:
             self.progress.note(f"starting {name}")
-            self._processes[key] = Process(name, key[1], environment)
+            self._processes[key] = Process(name, threads, dict(environment))
             self.versions[name] = self._processes[key].versions
         return self._processes[key]
 
-    def expected(self, layer: Layer) -> Path:
-        """A file with what the reference gives for the layer."""
-        path = Path(self._folder.name) / f"{layer.cell}-{layer.mode}-{layer.shape}-{layer.dtype}-{layer.option}.npz"
+    def add(
+        self,
+        case: Case,
+        entries: list[Entry],
+        name: str,
+        kind: str,
+        spec: dict[str, Any],
+        *,
+        label: str | None = None,
+        threads: int | None = None,
+        environment: tuple[tuple[str, str], ...] = (),
+    ) -> None:
+        """One more line of the case: contender `name` does the work, under a label, its name if None.
+
+        Where it does not start, the case notes why.
+        """
+        label = label or name
+        environment = (*contenders()[name].environment, *environment)
+        try:
+            process = self._process(name, threads or self.settings.threads, environment)
+        except ContenderError as error:
+            case.failed[label] = str(error)
+        else:
+            entries.append(Entry(label, process, kind, spec, self._expected(kind, spec)))
+
+    def _expected(self, kind: str, spec: dict[str, Any]) -> Path:
+        """A file with what must come out."""
+        text = json.dumps([kind.replace("stream", "layer"), spec], sort_keys=True)
+        path = Path(self._folder.name) / f"{hashlib.sha256(text.encode()).hexdigest()}.npz"
         if not path.exists():
             self.progress.note("computing the reference")
-            np.savez(path, **Problem(layer).expected())  # type: ignore[arg-type]
+            np.savez(path, **KINDS[kind](spec).expected())
         return path
 
-    def peak(self, dtype: str) -> Entry | None:
-        """The multiply-adds that the machine can do, as one more that takes part; None without the C kernels."""
-        if reason_missing("fastrnn-c") is not None:
-            return None
-        return Entry(f"peak {dtype}", self.process("fastrnn-c"), "peak", {"dtype": dtype})
+    def all_versions(self) -> dict[str, str]:
+        """Of everything that took part, by the package's name."""
+        texts = {text for versions in self.versions.values() for text in versions.split(", ")}
+        return {name: version for name, _, version in (text.rpartition(" ") for text in sorted(texts))}
 
-    def compare(self, case: Case, entries: list[Entry], dtype: str = "float32") -> Case:
-        """Prepares, checks and times all entries into the case; those who fail are noted there."""
+    def compare(self, case: Case, entries: list[Entry], *, tails: bool = False) -> Case:
+        """Prepares, checks and times the entries; those that fail are noted in the case.
+
+        Where the case knows its operations, the multiply-adds that the machine can do are measured as one more entry.
+        """
         ready = []
         for entry in entries:
             self.progress.note(f"{case.name}: preparing {entry.label}")
             try:
-                done = prepare(entry, TOLERANCES[dtype])
+                done = prepare(entry)
             except ContenderError as error:
                 case.failed[entry.label] = str(error)
                 continue
@@ -100,15 +134,37 @@ class Team:
             if done.error is not None:
                 case.errors[entry.label] = done.error
             ready.append(entry)
-        peak = self.peak(dtype) if case.operations is not None else None
-        if peak is not None:
-            prepare(peak, 0)
-        timed = ready + [peak] * (peak is not None)  # type: ignore[list-item]
+        timed = list(ready)
+        if case.operations is not None and reason_missing("fastrnn-c") is None:
+            process = self._process("fastrnn-c", self.settings.threads, ())
+            peak = Entry("peak", process, "peak", {"dtype": case.labels["dtype"]})
+            prepare(peak)
+            timed.append(peak)
         self.progress.note(case.name)
-        case.rounds = interleave(timed, self.settings.rounds, self.settings.seconds, self.progress.tick)
-        if peak is not None:
-            operations = peak.process.ask({"results": peak.label})["operations"]
-            case.peak = [operations / seconds for seconds in case.rounds.pop(peak.label)]
+        measured = interleave(timed, self.settings.rounds, self.settings.seconds, self.progress.tick)
+        if len(timed) > len(ready):
+            operations = peak.process.ask({"results": "peak"})["operations"]
+            case.peak = [operations / seconds for seconds in measured.pop("peak").medians]
+        case.rounds = {label: found.medians for label, found in measured.items()}
+        if tails:
+            case.tails = {
+                label: [list(pair) for pair in zip(found.p99, found.longest, strict=True)]
+                for label, found in measured.items()
+            }
         for entry in ready:
             entry.process.ask({"drop": entry.label})
         return case
+
+    def fresh(self, name: str, kind: str, spec: dict[str, Any]) -> dict[str, Any]:
+        """What the contender does in a process that starts, works and ends. ContenderError where it fails."""
+        contender = contenders()[name]
+        package = contender.needs[0] if contender.needs else "fastrnn"
+        self.progress.note(f"a new process of {name}")
+        try:
+            found: dict[str, Any] = fresh.start(
+                name, package, self.settings.threads, kind, spec, dict(contender.environment)
+            )
+        except RuntimeError as error:
+            raise ContenderError(f"{name}: {error}") from error
+        self.versions[name] = found["versions"]
+        return found

@@ -24,7 +24,8 @@ from fastrnn.backends import available_backends
 
 
 class Job(NamedTuple):
-    """Work to time: `run` does it `times` times, to completion; `results` gives what it computes, in Keras' layouts."""
+    """Work to time: `run` does it `times` times, to completion. Before it has run, `results` gives what it computes, in
+    Keras' layouts."""
 
     run: Callable[[], Any]
     results: Callable[[], dict[str, np.ndarray]]
@@ -51,26 +52,31 @@ def stream_job(inputs: Sequence[Any], zeros: Any, step: Callable[[Any, Any], tup
     return Job(run, results)
 
 
+_EVERYTHING = ("train", "inference", "stream", "step")
+
+
 @dataclass(frozen=True)
 class Contender:
-    """Who takes part: a module here, which of its variants, what must be installed, what it can do."""
+    """Who takes part: a module here, which of its variants, what must be installed, what it can do, its environment."""
 
     module: str
     variant: str
     title: str
     needs: tuple[str, ...] = ()
-    takes: tuple[str, ...] = ("train", "inference", "stream", "step")
+    takes: tuple[str, ...] = _EVERYTHING
+    environment: tuple[tuple[str, str], ...] = ()
 
 
+_ON_TENSORFLOW, _ON_JAX = (("KERAS_BACKEND", "tensorflow"),), (("KERAS_BACKEND", "jax"),)
 PEERS = {
     "torch": Contender("on_torch", "", "PyTorch", ("torch",)),
     "jax": Contender("on_jax", "", "JAX", ("jax",), ("train", "inference", "stream")),
-    "keras": Contender("on_keras", "", "Keras on TensorFlow", ("keras", "tensorflow")),
-    "keras-jit": Contender("on_keras", "jit", "Keras on TensorFlow, jit_compile", ("keras", "tensorflow")),
-    "keras-jax": Contender("on_keras", "jax", "Keras on JAX", ("keras", "jax"), ("step",)),
-    "onnxruntime": Contender(
-        "on_onnxruntime", "", "ONNX Runtime", ("onnxruntime", "onnx"), ("inference", "stream")
+    "keras": Contender("on_keras", "", "Keras on TensorFlow", ("keras", "tensorflow"), environment=_ON_TENSORFLOW),
+    "keras-jit": Contender(
+        "on_keras", "jit", "Keras on TensorFlow, jit_compile", ("keras", "tensorflow"), environment=_ON_TENSORFLOW
     ),
+    "keras-jax": Contender("on_keras", "jax", "Keras on JAX", ("keras", "jax"), ("step",), _ON_JAX),
+    "onnxruntime": Contender("on_onnxruntime", "", "ONNX Runtime", ("onnxruntime", "onnx"), ("inference", "stream")),
 }
 
 

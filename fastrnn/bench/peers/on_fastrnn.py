@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import fastrnn
 import os
 from typing import Any
 
 import numpy as np
 
+import fastrnn
 from fastrnn.backends.threads import set_num_threads
 from fastrnn.bench.layer import Problem
 from fastrnn.bench.models import BATCH, Training
@@ -46,18 +46,17 @@ def step(training: Training, variant: str, threads: int) -> Job:
     # named for all layers of the process: what auto would take, must be what was asked for
     os.environ["FASTRNN_BACKEND"] = variant
     model = training.ours()
-    loss = model.evaluate(*training.data(1), batch_size=BATCH, verbose=0)[0]
     x, y = training.data()
     return Job(
         run=lambda: model.fit(x, y, batch_size=BATCH, verbose=0),
-        results=lambda: {"loss": np.array(loss)},
+        results=lambda: {"loss": np.array(model.evaluate(*training.data(1), batch_size=BATCH, verbose=0)[0])},
         times=training.steps,
     )
 
 
 def peak(spec: dict[str, Any], variant: str, threads: int) -> Job:
     """Nothing but multiply-adds, of spec["dtype"], on the C kernels' instruction set; `results` tells how many."""
-    from fastrnn.backends.c import lib
+    from fastrnn._kernels import lib
 
     set_num_threads(threads)
     bits, tasks, steps = np.dtype(spec["dtype"]).itemsize * 8, 8 * threads, 20_000

@@ -91,10 +91,11 @@ def stream(problem: Problem, variant: str, threads: int) -> Job:
     W, U, b = (jax.device_put(value) for value in (problem.W, problem.U, problem.b))
     inputs = [jax.device_put(np.ascontiguousarray(problem.x[:, t])) for t in range(spec.shape[1])]
 
-    @jax.jit
-    def compiled(W: Any, U: Any, b: Any, x: Any, states: Any) -> Any:
+    def one(W: Any, U: Any, b: Any, x: Any, states: Any) -> Any:
         states, y = cell_step(U, b, states, _inputs(x, W, b))
         return y, states
+
+    compiled = jax.jit(one)
 
     def step(x: Any, states: Any) -> Any:
         return jax.block_until_ready(compiled(W, U, b, x, states))

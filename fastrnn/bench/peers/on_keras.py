@@ -53,19 +53,19 @@ def layer(problem: Problem, variant: str, threads: int) -> Job:
     spec, module = problem.layer, _layer(problem)
     x, dy = tf.constant(problem.x), tf.constant(problem.dy)
 
-    @tf.function(jit_compile=variant == "jit")
     def train(x: Any, dy: Any) -> Any:
         with tf.GradientTape() as tape:
             tape.watch(x)
             y = module(x)
         return y, *tape.gradient(y, [x, *module.trainable_variables], output_gradients=dy)
 
-    @tf.function(jit_compile=variant == "jit")
-    def infer(x: Any) -> Any:
+    def infer(x: Any, _: Any) -> Any:
         return (module(x),)
 
+    compiled = tf.function(train if spec.train else infer, jit_compile=variant == "jit")
+
     def run() -> Any:
-        return train(x, dy) if spec.train else infer(x)  # on the CPU, a call returns when all is computed
+        return compiled(x, dy)  # on the CPU, a call returns when all is computed
 
     def results() -> dict[str, np.ndarray]:
         arrays = [output.numpy() for output in run()]
@@ -79,11 +79,7 @@ def stream(problem: Problem, variant: str, threads: int) -> Job:
     spec = problem.layer
     cell = _layer(problem).cell
     zeros = [tf.zeros((1, spec.shape[3]), spec.dtype)] * (2 if spec.cell == "lstm" else 1)
-
-    @tf.function(jit_compile=variant == "jit")
-    def step(x: Any, states: Any) -> Any:
-        return cell(x, states)
-
+    step = tf.function(lambda x, states: cell(x, states), jit_compile=variant == "jit")
     return stream_job([tf.constant(problem.x[:, t]) for t in range(spec.shape[1])], zeros, step)
 
 
@@ -94,10 +90,9 @@ def step(training: Training, variant: str, threads: int) -> Job:
     optimizer = keras.optimizers.RMSprop(1e-4)
     model.compile(optimizer=optimizer, jit_compile=True if variant == "jit" else "auto", **training.compile_options)
     model.set_weights(training.weights())
-    loss = float(model.evaluate(*training.data(1), batch_size=BATCH, verbose=0)[0])
     x, y = training.data()
     return Job(
         run=lambda: model.fit(x, y, batch_size=BATCH, verbose=0),
-        results=lambda: {"loss": np.array(loss)},
+        results=lambda: {"loss": np.array(model.evaluate(*training.data(1), batch_size=BATCH, verbose=0)[0])},
         times=training.steps,
     )

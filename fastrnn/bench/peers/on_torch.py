@@ -3,7 +3,7 @@
 Training goes through autograd, with the gradient of the inputs; inference runs in inference_mode. A time step on its
 own is nn.LSTMCell or nn.GRUCell, which take less time than the layer over one step. Whole models are trained by the
 plain loop that PyTorch's users write, over slices of tensors in memory, with RMSprop(alpha=0.9, eps=1e-7), which are
-Keras' settings. Models with dropout are left out: PyTorch has no recurrent dropout, and its dropout of inputs is another.
+Keras' settings. Models with dropout are left out: PyTorch has no recurrent dropout, and another dropout of inputs.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def stream(problem: Problem, variant: str, threads: int) -> Job:
     return stream_job(inputs, (zero, zero), lstm) if spec.cell == "lstm" else stream_job(inputs, zero, gru)
 
 
-class _Model(torch.nn.Module):
+class _Model(torch.nn.Module):  # type: ignore[misc]
     """Embedding, recurrent layers, and the number before the sigmoid."""
 
     def __init__(self, training: Training) -> None:
@@ -143,8 +143,10 @@ def step(training: Training, variant: str, threads: int) -> Job:
     optimizer = torch.optim.RMSprop(model.parameters(), lr=1e-4, alpha=0.9, eps=1e-7)
     criterion = torch.nn.BCEWithLogitsLoss()
     x, y = (torch.from_numpy(array) for array in training.data())
-    with torch.inference_mode():
-        loss = float(criterion(model(x[:BATCH]), y[:BATCH]))
+
+    def results() -> dict[str, np.ndarray]:
+        with torch.inference_mode():
+            return {"loss": criterion(model(x[:BATCH]), y[:BATCH]).numpy()}
 
     def run() -> Any:
         total, correct = torch.zeros(()), torch.zeros(())
@@ -159,4 +161,4 @@ def step(training: Training, variant: str, threads: int) -> Job:
             correct += ((logits.detach() > 0) == (labels > 0.5)).sum()
         return total.item(), correct.item()
 
-    return Job(run=run, results=lambda: {"loss": np.array(loss)}, times=training.steps)
+    return Job(run=run, results=results, times=training.steps)
