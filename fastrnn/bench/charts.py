@@ -29,16 +29,15 @@ def draw(results: Results, folder: Path) -> list[Path]:
         ImportError: where matplotlib is not installed. OSError: where a file cannot be written.
     """
     pictures = {
-        "layers.png": _bars(results.part("layers"), panels=("cell", "mode")),
-        "steps.png": _bars(results.part("steps"), panels=()),
-        "sizes.png": _sizes([case for case in results.part("scaling") if "H" in case.labels and case.rounds]),
+        "layers.png": _bars(results, "layers", panels=("cell", "mode")),
+        "steps.png": _bars(results, "steps", panels=()),
+        "sizes.png": _sizes(results),
         "roofline.png": _roofline(results),
     }
     paths = []
     for name, figure in pictures.items():
         if figure is not None:
             path = folder / name
-            _note(figure, results)
             with replacing(path) as temporary:
                 figure.savefig(temporary, format="png")
             paths.append(path)
@@ -52,14 +51,13 @@ def _figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), dpi=130, layout="constrained")
 
 
-def _note(figure: Any, results: Results) -> None:
+def _note(results: Results) -> str:
+    """Where and when, for below the axis."""
     info = results.about
-    text = (
+    return (
         f"{info['processor']}, {info['threads']} threads, {info['instruction_set']}, {info['date']}, "
         f"fastrnn {info['versions'].get('fastrnn', '')}; medians of {info['rounds']} interleaved rounds"
     )
-    figure.text(0.995, 0.002, text, ha="right", va="bottom", fontsize=6.5, color="0.35")
-    figure.get_layout_engine().set(rect=(0, 0.03, 1, 0.97))
 
 
 def _clean(axes: Any) -> None:
@@ -91,9 +89,9 @@ def _plain_log(axis: Any) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def _bars(cases: Sequence[Case], panels: tuple[str, ...]) -> Any:
+def _bars(results: Results, part: str, panels: tuple[str, ...]) -> Any:
     """How many times as long each of the others takes, case by case; a panel for each value of those labels."""
-    cases = [case for case in cases if case.base in case.rounds and len(case.rounds) > 1]
+    cases = [case for case in results.part(part) if case.base in case.rounds and len(case.rounds) > 1]
     if not cases:
         return None
     groups: dict[str, list[Case]] = {}
@@ -104,7 +102,7 @@ def _bars(cases: Sequence[Case], panels: tuple[str, ...]) -> Any:
     columns = min(2, len(groups))
     lines = -(-len(groups) // columns)
     tallest = max(map(len, groups.values()))
-    figure = _figure(5.6 * columns + 1.2, lines * (0.9 + 0.16 * tallest * (len(others) + 1)) + 0.9)
+    figure = _figure(5.6 * columns + 1.2, lines * (0.8 + 0.13 * tallest * (len(others) + 1)) + 1)
     grid = figure.subplots(lines, columns, squeeze=False, sharex=True)
     height = 0.84 / len(others)
     for axes, (title, members) in zip(grid.flat, groups.items(), strict=False):
@@ -115,7 +113,8 @@ def _bars(cases: Sequence[Case], panels: tuple[str, ...]) -> Any:
             spreads = [[r.median - r.low for r in ratios], [r.high - r.median for r in ratios]]
             axes.barh(
                 [place + (k - (len(others) - 1) / 2) * height for place in places],
-                medians,
+                [median - 1 for median in medians],  # from the line at 1: to its right who is slower, else to its left
+                left=1,
                 height=0.9 * height,
                 xerr=spreads,
                 color=_color(who, everyone),
@@ -130,13 +129,14 @@ def _bars(cases: Sequence[Case], panels: tuple[str, ...]) -> Any:
         axes.set_xscale("log")
         _plain_log(axes.xaxis)
         axes.tick_params(axis="x", labelsize=8, labelbottom=True)
-        axes.axvline(1, color=OURS[0], linewidth=1.4)
+        axes.axvline(1, color=OURS[0], linewidth=2)
         axes.set_title(title.replace("lstm", "LSTM").replace("gru", "GRU"), fontsize=10)
         _clean(axes)
         axes.grid(axis="y", visible=False)
     for axes in grid.flat[len(groups) :]:
         axes.remove()
-    figure.supxlabel(f"times as long as {_title(base)} (the blue line), range over the rounds", fontsize=9)
+    label = f"times as long as {_title(base)} (the blue line), with the range over the rounds"
+    figure.supxlabel(f"{label}\n{_note(results)}", fontsize=8)
     if panels:
         figure.supylabel("B,T,I,H", fontsize=9)
     _legend(figure, grid.flat, len(others))
@@ -154,8 +154,9 @@ def _legend(figure: Any, panels: Any, columns: int) -> None:
     )
 
 
-def _sizes(cases: Sequence[Case]) -> Any:
+def _sizes(results: Results) -> Any:
     """Time against H for every contender, both axes logarithmic; a panel for each cell."""
+    cases = [case for case in results.part("scaling") if "H" in case.labels and case.rounds]
     if not cases:
         return None
     cells = list(dict.fromkeys(case.labels["cell"] for case in cases))
@@ -182,9 +183,10 @@ def _sizes(cases: Sequence[Case]) -> Any:
         _plain_log(axes.yaxis)
         batch, time, *_ = members[0].labels["shape"]
         axes.set_title(f"{cell.upper()} {members[0].labels['mode']}, B {batch}, T {time}, I = H", fontsize=10)
-        axes.set_xlabel("H")
+        axes.set_xlabel("H", fontsize=9)
         _clean(axes)
     grid[0].set_ylabel("ms")
+    figure.supxlabel(_note(results), fontsize=7)
     _legend(figure, grid, 3)
     return figure
 
@@ -209,7 +211,10 @@ def _roofline(results: Results) -> Any:
         if best is not None:
             axes.plot(x, (case.rate(best) or 0) / 1e9, marker, color="0.65", markersize=5, linestyle="none")
         axes.plot(x, (case.rate(case.base) or 0) / 1e9, marker, color=OURS[0], markersize=6, linestyle="none")
+    bandwidth = results.about.get("bandwidth")
     low, high = min(intensities) / 2, max(intensities) * 2
+    if bandwidth:
+        low = min(low, 1e9 * peak / bandwidth / 4)  # the roof's slope is in the picture
     axes.hlines(peak, low, high, color="0.25", linewidth=1.2)
     axes.annotate(
         f"FMA peak, {peak:.0f} GFLOP/s",
@@ -220,11 +225,10 @@ def _roofline(results: Results) -> Any:
         xytext=(0, 2),
         textcoords="offset points",
     )
-    bandwidth = results.about.get("bandwidth")
     if bandwidth:
         slope = bandwidth / 1e9
         axes.plot([low, peak / slope], [low * slope, peak], color="0.25", linewidth=1.2, linestyle="--")
-        label = f"memory, {slope:.0f} GB/s (what fits a cache may exceed it)"
+        label = f"memory, {slope:.0f} GB/s;\nwhat stays in a cache\nmay exceed it"
         axes.annotate(label, (0.02, 0.97), xycoords="axes fraction", va="top", fontsize=8, color="0.25")
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -232,7 +236,7 @@ def _roofline(results: Results) -> Any:
     axes.set_ylim(top=2 * peak)
     _plain_log(axes.xaxis)
     _plain_log(axes.yaxis)
-    axes.set_xlabel("operations per byte that must move at least once")
+    axes.set_xlabel(f"operations per byte that must move at least once\n{_note(results)}", fontsize=8)
     axes.set_ylabel("GFLOP/s")
     for (cell, mode), marker in markers.items():
         axes.plot([], [], marker, color="0.4", linestyle="none", label=f"{cell.upper()} {mode}")

@@ -162,7 +162,8 @@ def steps(team: Team, choice: Choice) -> list[Plan]:
                 team.add(case, entries, name, "step", training.to_json())
         return team.compare(case, entries)
 
-    return [lambda model=model: plan(model, Training(model)) for model in MODELS]  # type: ignore[misc]
+    number = 50 if team.settings.seconds >= 0.1 else 10
+    return [lambda model=model: plan(model, Training(model, number)) for model in MODELS]  # type: ignore[misc]
 
 
 def scaling(team: Team, choice: Choice) -> list[Plan]:

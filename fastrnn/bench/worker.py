@@ -29,7 +29,6 @@ from fastrnn.bench.models import Training
 from fastrnn.bench.peers import Job, contenders, load
 
 WARM_UP_SECONDS = 0.1
-WARM_UP_CALLS = 3
 
 
 # kind of work: what describes it, from the request's spec
@@ -77,7 +76,7 @@ class Worker:
             with np.load(expected) as file:
                 found = errors(results, {name: file[name] for name in file.files})
         calls: list[float] = []
-        while len(calls) < WARM_UP_CALLS or sum(calls) < WARM_UP_SECONDS:
+        while not calls or sum(calls) * job.times < WARM_UP_SECONDS:
             calls += timed(job, 0)
         self.jobs[label] = job, statistics.median(calls[-100:]) * job.times
         return {"errors": found, "prepare_seconds": prepare_seconds}
