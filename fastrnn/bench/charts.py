@@ -127,6 +127,7 @@ def _bars(results: Results, part: str, panels: tuple[str, ...]) -> Any:
         axes.set_yticks(range(len(members)), names, fontsize=8)
         axes.set_ylim(len(members) - 0.5, -0.5)
         axes.set_xscale("log")
+        axes.set_xlim(left=min(axes.get_xlim()[0], 0.9))
         _plain_log(axes.xaxis)
         axes.tick_params(axis="x", labelsize=8, labelbottom=True)
         axes.axvline(1, color=OURS[0], linewidth=2)

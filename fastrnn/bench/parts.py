@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fastrnn.bench.layer import OPTIONS, SHAPES, STREAM, Layer, Problem
-from fastrnn.bench.models import MODELS, Training
+from fastrnn.bench.models import BATCH, MODELS, Training
 from fastrnn.bench.peers import contenders
 from fastrnn.bench.results import Case
 from fastrnn.bench.rounds import ContenderError, Entry
@@ -21,8 +21,9 @@ from fastrnn.bench.team import Team
 Plan = Callable[[], Case]
 Shape = tuple[int, int, int, int]
 
+LATENCY_SHAPES = ((1, 50, 16, 8), (1, 50, 16, 32), (1, 50, 128, 128), (1, 50, 512, 512))
 SMALL, MEDIUM = SHAPES[0], SHAPES[2]
-REFERENCE_OPERATIONS = 10**8  # the reference takes part where it is done in a moment
+REFERENCE_OPERATIONS = 10**8
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class Choice:
     """What of the parts to measure.
 
     Attributes:
-        ours: contenders of this package, the first of them the base; peers: the others that may take part.
+        ours: contenders of this package, the first of them the base; peers: the others that may take part, the first
+            of them the base where there is none of ours.
         cells, modes, dtype: of the layers.
         shapes: instead of a part's own, if any.
     """
@@ -44,7 +46,7 @@ class Choice:
 
     @property
     def base(self) -> str:
-        return self.ours[0]
+        return (*self.ours, *self.peers)[0]
 
     def who(self, kind: str) -> list[str]:
         """Those who take part in a kind of work."""
@@ -55,8 +57,13 @@ def _shape_name(shape: Iterable[int]) -> str:
     return ",".join(map(str, shape))
 
 
-def _layer(team: Team, choice: Choice, part: str, layer: Layer, **labels: Any) -> Plan:
-    """Every contender that can, on one layer."""
+def too_slow(name: str, layer: Layer) -> bool:
+    """Whether a contender is left out of a layer: the reference, where it is not done in a moment."""
+    return name == "fastrnn-reference" and layer.operations > REFERENCE_OPERATIONS
+
+
+def layer_plan(team: Team, choice: Choice, part: str, layer: Layer, **labels: Any) -> Plan:
+    """Every contender that can, on one layer; the labels are the case's, and name it if there are any."""
 
     def plan() -> Case:
         extra = " ".join(f"{key}={value}" for key, value in labels.items())
@@ -70,7 +77,7 @@ def _layer(team: Team, choice: Choice, part: str, layer: Layer, **labels: Any) -
         )
         entries: list[Entry] = []
         for name in choice.who(layer.mode):
-            if name != "fastrnn-reference" or layer.operations <= REFERENCE_OPERATIONS:
+            if not too_slow(name, layer):
                 kind = "stream" if layer.mode == STREAM else "layer"
                 team.add(case, entries, name, kind, layer.to_json())
         return team.compare(case, entries, tails=layer.mode == STREAM)
@@ -81,7 +88,7 @@ def _layer(team: Team, choice: Choice, part: str, layer: Layer, **labels: Any) -
 def layers(team: Team, choice: Choice) -> list[Plan]:
     """One layer over a batch of sequences: training, and inference."""
     return [
-        _layer(team, choice, "layers", Layer(cell, mode, shape, choice.dtype))
+        layer_plan(team, choice, "layers", Layer(cell, mode, shape, choice.dtype))
         for shape in choice.shapes or SHAPES
         for mode in choice.modes
         for cell in choice.cells
@@ -90,10 +97,9 @@ def layers(team: Team, choice: Choice) -> list[Plan]:
 
 def latency(team: Team, choice: Choice) -> list[Plan]:
     """One time step of one sequence, as data arrives."""
-    sizes = ((1, 50, 16, 8), (1, 50, 16, 32), (1, 50, 128, 128), (1, 50, 512, 512))
     return [
-        _layer(team, choice, "latency", Layer(cell, STREAM, (1, *shape[1:]), choice.dtype))
-        for shape in choice.shapes or sizes
+        layer_plan(team, choice, "latency", Layer(cell, STREAM, (1, *shape[1:]), choice.dtype))
+        for shape in choice.shapes or LATENCY_SHAPES
         for cell in choice.cells
     ]
 
@@ -151,19 +157,29 @@ def threads(team: Team, choice: Choice) -> list[Plan]:
     return _all_variants(team, choice, "threads", {f"{n} threads": {"threads": n} for n in numbers})
 
 
-def steps(team: Team, choice: Choice) -> list[Plan]:
-    """One step of training a whole model, `fit` loop included."""
+def can_step(name: str, model: str) -> bool:
+    """Whether a contender trains the model: not the reference, for its slowness, nor PyTorch where there is dropout."""
+    return name != "fastrnn-reference" and (name != "torch" or "dropout" not in model)
 
-    def plan(model: str, training: Training) -> Case:
-        case = Case("steps", model, training.to_json(), base=choice.base)
+
+def step_plan(team: Team, choice: Choice, part: str, name: str, training: Training, **labels: Any) -> Plan:
+    """Every contender that can, training one model."""
+
+    def plan() -> Case:
+        case = Case(part, name, training.to_json() | labels, base=choice.base)
         entries: list[Entry] = []
-        for name in choice.who("step"):
-            if name != "fastrnn-reference" and (name != "torch" or "dropout" not in model):
-                team.add(case, entries, name, "step", training.to_json())
+        for who in choice.who("step"):
+            if can_step(who, training.model):
+                team.add(case, entries, who, "step", training.to_json())
         return team.compare(case, entries)
 
+    return plan
+
+
+def steps(team: Team, choice: Choice) -> list[Plan]:
+    """One step of training a whole model, `fit` loop included."""
     number = 50 if team.settings.seconds >= 0.1 else 10
-    return [lambda model=model: plan(model, Training(model, number)) for model in MODELS]  # type: ignore[misc]
+    return [step_plan(team, choice, "steps", model, Training(model, number)) for model in MODELS]
 
 
 def scaling(team: Team, choice: Choice) -> list[Plan]:
@@ -174,23 +190,16 @@ def scaling(team: Team, choice: Choice) -> list[Plan]:
         "B": [(B, 100, 64, 64) for B in (1, 4, 16, 64, 256)],
     }
     plans = [
-        _layer(team, choice, "scaling", Layer(cell, "train", shape, choice.dtype), **{axis: shape["BTIH".index(axis)]})
+        layer_plan(
+            team, choice, "scaling", Layer(cell, "train", shape, choice.dtype), **{axis: shape["BTIH".index(axis)]}
+        )
         for cell in choice.cells
         for axis, shapes in sweeps.items()
         for shape in shapes
     ]
-
-    def samples(training: Training, number: int) -> Case:
-        labels = {**training.to_json(), "samples": number}
-        case = Case("scaling", f"{training.model} fit samples={number}", labels, base=choice.base)
-        entries: list[Entry] = []
-        for name in choice.who("step"):
-            if name != "fastrnn-reference":
-                team.add(case, entries, name, "step", training.to_json())
-        return team.compare(case, entries)
-
     for number in (1, 10, 100):
-        plans.append(lambda number=number: samples(Training("lstm", steps=number), 64 * number))  # type: ignore[misc]
+        name, training = f"lstm fit samples={BATCH * number}", Training("lstm", steps=number)
+        plans.append(step_plan(team, choice, "scaling", name, training, samples=BATCH * number))
     return plans
 
 
