@@ -12,6 +12,7 @@ from pathlib import Path
 
 from fastrnn.bench import report
 from fastrnn.bench.command import THOROUGH
+from fastrnn.bench.peers import contenders
 from fastrnn.bench.results import Results
 from fastrnn.io.atomic import replacing
 
@@ -33,10 +34,12 @@ def section(part: str) -> str:
     """A table, where and how it was measured, and the picture if there is one."""
     folder, results = find(part)
     table = report.summary(results) if part == "layers" else report.part(results, part)
+    known = contenders()
+    head = [known[name].title if name in known else name for name in table.head]
     lines = report.about(results)
     if results.about["rounds"] < THOROUGH["rounds"]:
         lines.insert(0, "**A quick look, which stands here until it is measured thoroughly.**")
-    parts = [f"{table.title}.", report.markdown(table), "\n".join(f"- {line}" for line in lines)]
+    parts = [f"{table.title}.", report.markdown(table._replace(head=head)), "\n".join(f"- {line}" for line in lines)]
     for picture in sorted(folder.glob("*.png")):
         parts.append(f"![{picture.stem}]({picture.relative_to(ROOT)})")
     return "\n\n".join(parts) + "\n"

@@ -61,7 +61,7 @@ class Layer:
         return cls(**{**values, "shape": tuple(values["shape"])})
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return asdict(self) | {"shape": list(self.shape)}
 
     @property
     def train(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from fastrnn.bench.peers import PEERS
 from fastrnn.bench.results import Case, Ratio, Results
 
 
@@ -98,6 +99,29 @@ def layers(results: Results, targets: Mapping[str, float]) -> list[Table]:
     ]
 
 
+def summary(results: Results) -> Table:
+    """The layers in short: a row for each shape; this package's time, and the best peer's as a multiple of it."""
+    kinds: dict[str, None] = {}
+    shapes: dict[str, dict[str, str]] = {}
+    for case in results.part("layers"):
+        labels = case.labels
+        kind, best = f"{labels['cell'].upper()} {labels['mode']}", case.best_peer()
+        text = amount(case.value(case.base), case.unit) if case.base in case.rounds else "failed"
+        if best is not None and case.base in case.rounds:
+            text += f"; {PEERS[best].title} {times(case.ratio(best))}"
+        kinds[kind] = None
+        shapes.setdefault(",".join(map(str, labels["shape"])), {})[kind] = text
+    rows = [[shape, *(row.get(kind, "") for kind in kinds)] for shape, row in shapes.items()]
+    return Table(
+        "One layer: fastrnn's time; its best peer, and how many times as long it takes", ["B,T,I,H", *kinds], rows
+    )
+
+
+def part(results: Results, name: str) -> Table:
+    """The table of any part but the layers: medians, and ratios to the base."""
+    return matrix(TITLES[name], results.part(name), _value_and_ratio)
+
+
 def _error(case: Case, who: str) -> str:
     return f"{case.errors[who]:.0e}" if who in case.errors else ""
 
@@ -127,6 +151,7 @@ def matrix(title: str, cases: Sequence[Case], cell: Callable[[Case, str], str]) 
 
 
 TITLES = {
+    "latency": "One time step of one sequence, as data arrives: median, and times as long",
     "steps": "One step of training a model of the chapter, fit loop included: ms, and times as long",
     "startup": "From the start of a process to the first training step",
     "memory": "Training over 1000 steps: memory beyond that of the process before; the reserve, beside the output",
@@ -143,14 +168,8 @@ def tables(results: Results, targets: Mapping[str, float] | None = None) -> list
     found = layers(results, targets or {}) if results.part("layers") else []
     if latency := results.part("latency"):
         title = "One time step of one sequence: microseconds, median / 99 of 100 stay below / longest"
-        found += [
-            matrix(title, latency, _tail),
-            matrix("The same: median, and times as long", latency, _value_and_ratio),
-        ]
-    for part, title in TITLES.items():
-        if cases := results.part(part):
-            found.append(matrix(title, cases, _value_and_ratio))
-    return found
+        found.append(matrix(title, latency, _tail))
+    return found + [part(results, name) for name in TITLES if results.part(name)]
 
 
 def plain(table: Table) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -118,7 +119,7 @@ def interleave(
             calls = entry.process.ask({"round": entry.label, "seconds": seconds})["calls"]
             found = measured[entry.label]
             found.medians.append(statistics.median(calls))
-            found.p99.append(sorted(calls)[int(0.99 * (len(calls) - 1))])
+            found.p99.append(sorted(calls)[math.ceil(0.99 * len(calls)) - 1])
             found.longest.append(max(calls))
             tick()
     return measured
