@@ -12,9 +12,12 @@ static int always(void) { return 1; }
 #if defined(__x86_64__)
 extern const frnn_kernels frnn_kernels_avx2_f32, frnn_kernels_avx2_f64;
 extern const frnn_kernels frnn_kernels_avx512_f32, frnn_kernels_avx512_f64;
+extern const frnn_kernels frnn_kernels_narrow_f32, frnn_kernels_narrow_f64;
 /* __builtin_cpu_supports asks the operating system's support too */
 static int has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
-static int has_avx512(void) { return has_avx2() && __builtin_cpu_supports("avx512f"); }
+static int has_avx512(void) {
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl");
+}
 #define BASE_NAME "sse2"
 #elif defined(__aarch64__)
 #define BASE_NAME "neon"
@@ -26,11 +29,13 @@ static const struct {
     const char *name;
     int (*supported)(void);
     const frnn_kernels *f32, *f64;
+    const frnn_kernels *small_f32, *small_f64; /* for layers of at most 8 (float) or 4 (double) units */
 } sets[] = {
-    {BASE_NAME, always, &frnn_kernels_base_f32, &frnn_kernels_base_f64},
+    {BASE_NAME, always, &frnn_kernels_base_f32, &frnn_kernels_base_f64, &frnn_kernels_base_f32, &frnn_kernels_base_f64},
 #if defined(__x86_64__)
-    {"avx2", has_avx2, &frnn_kernels_avx2_f32, &frnn_kernels_avx2_f64},
-    {"avx512", has_avx512, &frnn_kernels_avx512_f32, &frnn_kernels_avx512_f64},
+    {"avx2", has_avx2, &frnn_kernels_avx2_f32, &frnn_kernels_avx2_f64, &frnn_kernels_avx2_f32, &frnn_kernels_avx2_f64},
+    {"avx512", has_avx512, &frnn_kernels_avx512_f32, &frnn_kernels_avx512_f64, &frnn_kernels_narrow_f32,
+     &frnn_kernels_narrow_f64},
 #endif
 };
 enum { SETS = sizeof sets / sizeof sets[0] };
@@ -51,15 +56,16 @@ int32_t frnn_isa_chosen(void) {
     return index;
 }
 
-static const frnn_kernels *kernels(int32_t real_bits) {
-    const int index = frnn_isa_chosen();
-    return real_bits == 32 ? sets[index].f32 : sets[index].f64;
+static const frnn_kernels *kernels(int32_t real_bits, int64_t units) {
+    const int index = frnn_isa_chosen(), small = units * real_bits <= 256;
+    if (real_bits == 32) return small ? sets[index].small_f32 : sets[index].f32;
+    return small ? sets[index].small_f64 : sets[index].f64;
 }
 
-int64_t frnn_reserve_size(const frnn_call *call) { return kernels(call->real_bits)->reserve_size(call); }
-int frnn_forward(const frnn_call *call) { return kernels(call->real_bits)->forward(call); }
-int frnn_backward(const frnn_call *call) { return kernels(call->real_bits)->backward(call); }
+int64_t frnn_reserve_size(const frnn_call *call) { return kernels(call->real_bits, call->H)->reserve_size(call); }
+int frnn_forward(const frnn_call *call) { return kernels(call->real_bits, call->H)->forward(call); }
+int frnn_backward(const frnn_call *call) { return kernels(call->real_bits, call->H)->backward(call); }
 void frnn_elementwise(int32_t function, int32_t real_bits, int64_t n, const void *x, void *y) {
-    kernels(real_bits)->elementwise(function, n, x, y);
+    kernels(real_bits, n)->elementwise(function, n, x, y);
 }
 double frnn_peak(int32_t real_bits, int64_t tasks, int64_t steps) { return kernels(real_bits)->peak(tasks, steps); }

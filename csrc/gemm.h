@@ -1,11 +1,12 @@
-/* The two matrix products that a recurrent layer needs, on row-major matrices, accumulating in registers.
+/* The matrix products that a recurrent layer needs, on row-major matrices, accumulating in registers.
  *
- *   gemm_packed:      C[M,N]  = start + A[M,K] B[K,N]    B packed once per call, for weights
- *   gemm_transposed:  C[M,N] += A[K,M]^T B[K,N]          both as they lie, for weight gradients
+ *   gates_multiply:   C[M,g] = start + A[M,K] B[K,g]     for one vector of units of all gates at once, B packed
+ *   gemm_packed:      C[M,N] = start + A[M,K] B[K,N]     B packed once per call, for weights
+ *   gemm_transposed:  C[M,N] = start + A[K,M]^T B[K,N]   both as they lie, for weight gradients
  *
- * A tile is one or two vectors wide: its accumulators, one row of B and one broadcast element of A fill the register
- * file. Every element of C is one chain of fused multiply-adds over k in order, whatever tile it falls in; so a
- * result depends neither on the number of rows in a call nor on the split of the batch over threads.
+ * A tile's accumulators, one row of B and one broadcast element of A fill the register file. Every element of C is one
+ * chain of fused multiply-adds over k in order, whatever tile it falls in; so a result depends neither on the number of
+ * rows in a call nor on how rows and columns are split over threads.
  */
 #ifndef FRNN_GEMM_H
 #define FRNN_GEMM_H
@@ -14,86 +15,186 @@
 
 #include <stdint.h>
 
-/* The most rows of a tile that is one vector wide, and of one two wide: 16 registers hold 6 x 2 accumulators, 32 hold
- * 12 x 2; and 12 chains hide the latency of a multiply-add. */
+/* The most rows of a tile that is so many vectors wide: 24 or 12 accumulators, and never more than 12 rows, whose
+ * chains hide the latency of a multiply-add. */
 #define TILE_ROWS 12
-#if defined(FRNN_AVX512) || defined(__aarch64__)
-#define WIDE_TILE_ROWS 12
-#else
-#define WIDE_TILE_ROWS 6
-#endif
+#define ACCUMULATORS (REGISTERS == 32 ? 24 : 12)
+INLINE int tile_rows(const int vectors) { return vectors == 1 ? TILE_ROWS : ACCUMULATORS / vectors; }
+/* Of the products for all gates at once; with 3 gates 8 rows would fit, but 6 need no more loads than the ports give,
+ * and 8 rows of states a power of two apart would be all that the ways of a cache's set can hold. */
+INLINE int gate_tile_rows(const int gates) { return REGISTERS == 32 ? 6 : 12 / gates; }
+/* How many of `left` rows the next tile takes: tiles are dealt out so that none is left with one or two rows, too few
+ * chains in flight. */
+INLINE int64_t deal_rows(int64_t left, int64_t most) {
+    const int64_t tiles = (left + most - 1) / most;
+    return (left + tiles - 1) / tiles;
+}
+
+/* -- packing --------------------------------------------------------------------------------------------------------
+ */
 
 /* A packed matrix: panels of 2 * LANES columns, the last one LANES wide where that is enough, [panel][k][column],
  * columns beyond N zero. */
 INLINE int64_t packed_columns(int64_t N) { return (N + LANES - 1) / LANES * LANES; }
 
-/* B[k,n] is at B[k * k_stride + n * n_stride]. */
+/* B[k,n] is at B[k * k_stride + n * n_stride]. Rows [k0, k0 + K) of a packed matrix of packed_K rows. */
 static void gemm_pack(int64_t K, int64_t N, const REAL *RESTRICT B, int64_t k_stride, int64_t n_stride,
-                      REAL *RESTRICT packed) {
+                      REAL *RESTRICT packed, int64_t packed_K, int64_t k0) {
+    enum { RUN = 64 }; /* columns are read as runs of k where these lie side by side */
     for (int64_t n0 = 0; n0 < N; n0 += 2 * LANES) {
         const int64_t left = packed_columns(N) - n0;
         const int width = left < 2 * LANES ? LANES : 2 * LANES;
-        for (int64_t k = 0; k < K; k++)
-            for (int n = 0; n < width; n++) *packed++ = n0 + n < N ? B[k * k_stride + (n0 + n) * n_stride] : 0;
+        REAL *to = packed + n0 * packed_K + k0 * width;
+        for (int64_t run = 0; run < K; run += RUN) {
+            const int64_t end = run + RUN < K ? run + RUN : K;
+            for (int n = 0; n < width; n++)
+                for (int64_t k = run; k < end; k++)
+                    to[k * width + n] = n0 + n < N ? B[k * k_stride + (n0 + n) * n_stride] : 0;
+        }
     }
 }
 
-/* What C's rows begin from: C itself where `from` is NULL; or that row, the same for all; or, where there are offsets,
- * the row at from + offsets[r]. */
-typedef struct {
-    const REAL *from;
-    const int64_t *offsets;
-} gemm_start;
-
-static const gemm_start FROM_C = {NULL, NULL};
-
-/* One tile, in whole vectors: C = start + A B. `rows` and `vectors` are constants wherever this is inlined. A[r,k] is
- * at A[r * row_stride + k * k_stride]. */
-INLINE void tile_multiply(const int rows, const int vectors, int64_t K, const REAL *A, int64_t row_stride,
-                          int64_t k_stride, const REAL *B, int64_t ldb, REAL *C, int64_t ldc, gemm_start start) {
-    vreal acc[TILE_ROWS][2];
-#pragma GCC unroll 12
-    for (int r = 0; r < rows; r++) {
-        const REAL *from = !start.from ? C + r * ldc : start.offsets ? start.from + start.offsets[r] : start.from;
-        acc[r][0] = vload(from);
-        if (vectors == 2) acc[r][1] = vload(from + LANES);
+/* Weights (K, all * H) for gates_multiply, the first `gates` of `all` in an order that begins with `first`: [vector of
+ * units][k][gate][lane], units beyond H zero. Packs units [u0, u1), u0 being a multiple of LANES. */
+static void gates_pack(int64_t K, int64_t H, int gates, int first, int all, const REAL *RESTRICT B,
+                       REAL *RESTRICT packed, int64_t u0, int64_t u1) {
+    for (int64_t u = u0; u < u1; u += LANES) {
+        const int part = (int)(u1 - u < LANES ? u1 - u : LANES);
+        REAL *to = packed + u * K * gates;
+        for (int64_t k = 0; k < K; k++)
+            for (int g = 0; g < gates; g++, to += LANES)
+                vstore(to, vload_n(B + k * all * H + (g + first) % all * H + u, part));
     }
+}
+
+/* The transposes of weights' (N, H) blocks of columns, one for each gate, for gates_multiply: [vector of n][k][gate]
+ * [lane], k being a gate's unit. Packs n of [n0, n1), n0 being a multiple of LANES. */
+static void gates_pack_transposed(int64_t H, int gates, int first, int all, const REAL *RESTRICT B,
+                                  REAL *RESTRICT packed, int64_t n0, int64_t n1) {
+    for (int64_t n = n0; n < n1; n += LANES) {
+        REAL *to = packed + n * H * gates;
+        for (int64_t k = 0; k < H; k++)
+            for (int g = 0; g < gates; g++, to += LANES)
+                for (int lane = 0; lane < LANES; lane++)
+                    to[lane] = n + lane < n1 ? B[(n + lane) * all * H + (g + first) % all * H + k] : 0;
+    }
+}
+
+/* -- tiles ----------------------------------------------------------------------------------------------------------
+ */
+
+/* One tile, in whole vectors: C = start + A B. `rows`, `vectors` and `per_vector` are constants wherever this is
+ * inlined. A[r,k] is at A[r * row_stride + k * k_stride], or at A_rows[r][k] where rows are given; with per_vector each
+ * vector has an A of its own, a_stride after the one before. Row r starts from from[r], vector v from v * from_stride
+ * after it; but the last vector of all rows from `last` where that is given. Likewise C's vectors are c_stride apart.
+ */
+INLINE void tile_multiply(const int rows, const int vectors, const int per_vector, int64_t K, const REAL *A,
+                          int64_t row_stride, int64_t k_stride, const REAL *const *A_rows, int64_t a_stride,
+                          const REAL *B, int64_t ldb, const REAL *const *from, int64_t from_stride, const REAL *last,
+                          REAL *C, int64_t ldc, int64_t c_stride) {
+    vreal acc[TILE_ROWS][4];
+#pragma GCC unroll 12
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++)
+            acc[r][v] = vload(v == vectors - 1 && last ? last : from[r] + v * from_stride);
     for (int64_t k = 0; k < K; k++) {
-        const vreal b0 = vload(B + k * ldb);
-        const vreal b1 = vectors == 2 ? vload(B + k * ldb + LANES) : b0;
+        vreal b[4];
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) b[v] = vload(B + k * ldb + v * LANES);
 #pragma GCC unroll 12
         for (int r = 0; r < rows; r++) {
-            const vreal a = vset(A[r * row_stride + k * k_stride]);
-            acc[r][0] = vfma(a, b0, acc[r][0]);
-            if (vectors == 2) acc[r][1] = vfma(a, b1, acc[r][1]);
+            const REAL *a = A_rows ? A_rows[r] + k : A + r * row_stride + k * k_stride;
+#pragma GCC unroll 4
+            for (int v = 0; v < vectors; v++)
+                acc[r][v] = vfma(vset(per_vector ? a[v * a_stride] : *a), b[v], acc[r][v]);
         }
     }
 #pragma GCC unroll 12
-    for (int r = 0; r < rows; r++) {
-        vstore(C + r * ldc, acc[r][0]);
-        if (vectors == 2) vstore(C + r * ldc + LANES, acc[r][1]);
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) vstore(C + r * ldc + v * c_stride, acc[r][v]);
+}
+
+/* -- all gates of one vector of units -------------------------------------------------------------------------------
+ */
+
+/* The weights, packed by gates_pack; a row of A, given by its beginning, is a_stride further on for each next gate, the
+ * same for all where that is zero. */
+typedef struct {
+    int64_t K, a_stride;
+    const REAL *packed;
+} gates_product;
+
+#define GATES_CASE(n)                                                                                                  \
+    case n:                                                                                                            \
+        if (n <= gate_tile_rows(gates))                                                                                \
+            tile_multiply(n, gates, per_gate, p->K, NULL, 0, 0, A, p->a_stride, B, gates *LANES, from, from_stride,    \
+                          last, C, ldc, c_stride);                                                                     \
+        break;
+
+/* One tile: `rows` rows, at most gate_tile_rows(gates), of the units from u on. */
+INLINE void gates_tile(const int gates, const int per_gate, const gates_product *p, int64_t u, int rows,
+                       const REAL *const *A, const REAL *const *from, int64_t from_stride, const REAL *last, REAL *C,
+                       int64_t ldc, int64_t c_stride) {
+    const REAL *B = p->packed + u * p->K * gates;
+    switch (rows) {
+        GATES_CASE(1)
+        GATES_CASE(2)
+        GATES_CASE(3)
+        GATES_CASE(4)
+        GATES_CASE(5)
+        GATES_CASE(6)
     }
 }
 
+NOINLINE void gates_multiply(int gates, const gates_product *p, int64_t u, int rows, const REAL *const *A,
+                             const REAL *const *from, int64_t from_stride, const REAL *last, REAL *C, int64_t ldc,
+                             int64_t c_stride) {
+#define GATES_TILE(gates, per_gate)                                                                                    \
+    gates_tile(gates, per_gate, p, u, rows, A, from, from_stride, last, C, ldc, c_stride)
+    if (p->a_stride) {
+        if (gates == 4)
+            GATES_TILE(4, 1);
+        else if (gates == 3)
+            GATES_TILE(3, 1);
+        else
+            GATES_TILE(2, 1);
+    } else {
+        if (gates == 4)
+            GATES_TILE(4, 0);
+        else if (gates == 3)
+            GATES_TILE(3, 0);
+        else
+            GATES_TILE(2, 0);
+    }
+#undef GATES_TILE
+}
+
+/* -- whole matrices -------------------------------------------------------------------------------------------------
+ */
+
 #define TILE_CASE(n)                                                                                                   \
     case n:                                                                                                            \
-        if (n <= most) tile_multiply(n, vectors, K, A, row_stride, k_stride, B, ldb, to, ldto, start);                 \
+        if (n <= tile_rows(vectors))                                                                                   \
+            tile_multiply(n, vectors, 0, K, A, row_stride, k_stride, NULL, 0, B, ldb, from, LANES, NULL, to, ldto,     \
+                          LANES);                                                                                      \
         break;
 
-/* A strip of C, M x (up to 2 vectors), tile by tile. The rows are dealt out so that no tile is left with one or two:
- * a short tile has too few chains in flight. At the matrix' edge, where only some columns of the vectors are real, a
- * tile goes through memory of its own; B and what it starts from must be readable in whole vectors. */
+/* A strip of C, M x (up to 2 vectors), tile by tile. At the matrix' edge, where only some columns of the vectors are
+ * real, a tile goes through memory of its own; B must be readable in whole vectors. */
 INLINE void strip_multiply(const int vectors, int64_t M, int64_t K, const REAL *A, int64_t row_stride, int64_t k_stride,
-                           const REAL *B, int64_t ldb, int64_t columns, REAL *C, int64_t ldc, gemm_start start) {
-    const int most = vectors == 1 ? TILE_ROWS : WIDE_TILE_ROWS;
+                           const REAL *B, int64_t ldb, int64_t columns, REAL *C, int64_t ldc, const REAL *zeros) {
     const int edge = columns < vectors * LANES;
     REAL own[TILE_ROWS * 2 * LANES];
     if (edge) memset(own, 0, sizeof own);
     while (M > 0) {
-        const int64_t tiles = (M + most - 1) / most, rows = (M + tiles - 1) / tiles;
+        const int64_t rows = deal_rows(M, tile_rows(vectors));
         REAL *to = edge ? own : C;
         const int64_t ldto = edge ? vectors * LANES : ldc;
-        if (edge && !start.from)
+        const REAL *from[TILE_ROWS];
+        for (int64_t r = 0; r < rows; r++) from[r] = zeros ? zeros : to + r * ldto;
+        if (edge && !zeros)
             for (int64_t r = 0; r < rows; r++) memcpy(own + r * ldto, C + r * ldc, (size_t)columns * sizeof(REAL));
         switch (rows) {
             TILE_CASE(1)
@@ -112,31 +213,31 @@ INLINE void strip_multiply(const int vectors, int64_t M, int64_t K, const REAL *
         if (edge)
             for (int64_t r = 0; r < rows; r++) memcpy(C + r * ldc, own + r * ldto, (size_t)columns * sizeof(REAL));
         A += rows * row_stride, C += rows * ldc, M -= rows;
-        if (start.offsets) start.offsets += rows;
     }
 }
 
-/* B is rows [k0, k0 + K) of a packed matrix of packed_K rows. */
+/* B is rows [k0, k0 + K) of a packed matrix of packed_K rows; C = A B where `zeros`, two vectors of them, is given,
+ * else C += A B. */
 NOINLINE void gemm_packed(int64_t M, int64_t N, int64_t K, const REAL *A, int64_t lda, const REAL *packed,
-                          int64_t packed_K, int64_t k0, REAL *C, int64_t ldc, gemm_start start) {
+                          int64_t packed_K, int64_t k0, REAL *C, int64_t ldc, const REAL *zeros) {
     for (int64_t n = 0; n < N; n += 2 * LANES) {
         const REAL *panel = packed + n * packed_K;
         if (N - n > LANES)
-            strip_multiply(2, M, K, A, lda, 1, panel + k0 * 2 * LANES, 2 * LANES, N - n, C + n, ldc, start);
+            strip_multiply(2, M, K, A, lda, 1, panel + k0 * 2 * LANES, 2 * LANES, N - n, C + n, ldc, zeros);
         else
-            strip_multiply(1, M, K, A, lda, 1, panel + k0 * LANES, LANES, N - n, C + n, ldc, start);
-        if (start.from) start.from += 2 * LANES;
+            strip_multiply(1, M, K, A, lda, 1, panel + k0 * LANES, LANES, N - n, C + n, ldc, zeros);
     }
 }
 
-/* B's rows are read in whole vectors: up to 2 * LANES - 1 elements after its last one must be readable. */
+/* C = A^T B where `zeros` is given, else C += A^T B. B's rows are read in whole vectors: up to 2 * LANES - 1 elements
+ * after its last one must be readable. */
 NOINLINE void gemm_transposed(int64_t M, int64_t N, int64_t K, const REAL *A, int64_t lda, const REAL *B, int64_t ldb,
-                              REAL *C, int64_t ldc) {
+                              REAL *C, int64_t ldc, const REAL *zeros) {
     for (int64_t n = 0; n < N; n += 2 * LANES) {
         if (N - n > LANES)
-            strip_multiply(2, M, K, A, 1, lda, B + n, ldb, N - n, C + n, ldc, FROM_C);
+            strip_multiply(2, M, K, A, 1, lda, B + n, ldb, N - n, C + n, ldc, zeros);
         else
-            strip_multiply(1, M, K, A, 1, lda, B + n, ldb, N - n, C + n, ldc, FROM_C);
+            strip_multiply(1, M, K, A, 1, lda, B + n, ldb, N - n, C + n, ldc, zeros);
     }
 }
 

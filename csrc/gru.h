@@ -6,86 +6,132 @@
 #include "layer.h"
 #include "vmath.h"
 
-/* Slots h, z, r, q before activation become the activated candidate, z, r, and q as it was. */
-INLINE void gru_unit(REAL *slots, int64_t H, const REAL *h_before, REAL *h, const int part) {
-    const vreal z = vsigmoid(vload_n(slots + H, part)), r = vsigmoid(vload_n(slots + 2 * H, part));
-    const vreal candidate = vtanh(vfma(r, vload_n(slots + 3 * H, part), vload_n(slots, part)));
-    vstore_n(slots, candidate, part);
-    vstore_n(slots + H, z, part);
-    vstore_n(slots + 2 * H, r, part);
-    vstore_n(h, vfma(z, vload_n(h_before, part) - candidate, candidate), part);
+/* Reset after, the gates: pre holds z and r before their activations and q, and then z and, in the place of q, the
+ * candidate before its activation; source is W's part of that. Slots, unless NULL, get z, r, and q as it is. */
+INLINE void gru_unit_gates(REAL *pre, const REAL *source, REAL *slots, int64_t H, const int part) {
+    const vreal z = vsigmoid(vload(pre)), r = vsigmoid(vload(pre + LANES)), q = vload(pre + 2 * LANES);
+    const vreal candidate = vfma(r, q, vload_n(source, part));
+    if (slots) {
+        vstore_n(slots + H, z, part);
+        vstore_n(slots + 2 * H, r, part);
+        vstore_n(slots + 3 * H, q, part);
+    }
+    vstore(pre, z);
+    vstore(pre + 2 * LANES, candidate);
 }
 
-/* reset before, first half: the gates; q = r * h under the candidate's recurrent dropout mask, which U then sees */
-INLINE void gru_unit_reset(REAL *slots, int64_t H, const REAL *h_before, const REAL *h_mask, const int part) {
-    const vreal r = vsigmoid(vload_n(slots + 2 * H, part));
+/* Then the state, and the activated candidate into its slot; y is NULL, or gets the state too. At a masked row the
+ * state is as before. */
+INLINE vreal gru_unit_output(const REAL *pre, REAL *slots, const REAL *h_before, REAL *h, REAL *y, const int masked,
+                             const int part) {
+    const vreal candidate = vtanh(vload(pre + 2 * LANES)), before = vload_n(h_before, part);
+    vreal out = vfma(vload(pre), before - candidate, candidate);
+    if (masked) out = before;
+    if (slots) vstore_n(slots, candidate, part);
+    vstore_n(h, out, part);
+    if (y) vstore_n(y, out, part);
+    return out;
+}
+
+/* Reset before, first half: the gates, and q = r * h under the candidate's recurrent dropout mask, which U then sees;
+ * W's part of the candidate comes into its slot, where it may be already. */
+INLINE void gru_unit_reset(const REAL *pre, const REAL *source, REAL *slots, int64_t H, const REAL *h_before,
+                           const REAL *h_mask, const int part) {
+    const vreal r = vsigmoid(vload(pre + LANES));
     vreal q = r * vload_n(h_before, part);
     if (h_mask) q = q * vload_n(h_mask, part);
-    vstore_n(slots + H, vsigmoid(vload_n(slots + H, part)), part);
+    vstore_n(slots, vload_n(source, part), part);
+    vstore_n(slots + H, vsigmoid(vload(pre)), part);
     vstore_n(slots + 2 * H, r, part);
     vstore_n(slots + 3 * H, q, part);
 }
 
-/* reset before, second half: slot h is now complete */
-INLINE void gru_unit_candidate(REAL *slots, int64_t H, const REAL *h_before, REAL *h, const int part) {
+/* Reset before, second half: slot h is now complete. */
+INLINE vreal gru_unit_candidate(REAL *slots, int64_t H, const REAL *h_before, REAL *h, REAL *y, const int part) {
     const vreal candidate = vtanh(vload_n(slots, part));
+    const vreal out = vfma(vload_n(slots + H, part), vload_n(h_before, part) - candidate, candidate);
     vstore_n(slots, candidate, part);
-    vstore_n(h, vfma(vload_n(slots + H, part), vload_n(h_before, part) - candidate, candidate), part);
+    vstore_n(h, out, part);
+    if (y) vstore_n(y, out, part);
+    return out;
 }
 
 /* The mask of the candidate's recurrent product for row b from unit u on, or NULL. */
 INLINE const REAL *candidate_mask(const layer_task *k, int64_t b, int64_t u) {
     const layer_plan *p = k->plan;
-    return p->h_masked ? (const REAL *)p->call->h_mask + (2 * p->B + k->b0 + b) * p->H + u : NULL;
+    return p->h_masked ? state_mask(k, b, 2) + u : NULL;
 }
 
-static void gru_step(const layer_task *k, int64_t s, int64_t s0, REAL *slots, const REAL *h_before, REAL *h) {
+static void gru_step(const layer_task *k, int64_t s, REAL *slots, const REAL *h_before, REAL *h) {
     const layer_plan *p = k->plan;
     const int64_t H = p->H, S = p->S, time = time_of(p, s);
+    const int training = p->call->reserve != NULL;
     if (p->call->reset_after) {
-        states_multiply(k, 0, p->u_groups, s, s0, h_before, slots);
-#define UNIT(b, u, part) gru_unit(slots + b * S + u, H, h_before + b * H + u, h + b * H + u, part)
-        FOR_UNITS(k, time, UNIT);
-#undef UNIT
-    } else {
-        states_multiply(k, 0, 2, s, s0, h_before, slots);
-#define UNIT(b, u, part) gru_unit_reset(slots + b * S + u, H, h_before + b * H + u, candidate_mask(k, b, u), part)
-        FOR_UNITS(k, time, UNIT);
-#undef UNIT
-        /* q lies in slot 3 of each row; its dropout mask is in it already */
-        gemm_packed(k->n, H, H, slots + 3 * H, S, p->U + 2 * H * packed_columns(H), H, 0, slots, S, FROM_C);
-#define UNIT(b, u, part) gru_unit_candidate(slots + b * S + u, H, h_before + b * H + u, h + b * H + u, part)
-        FOR_UNITS(k, time, UNIT);
-#undef UNIT
+#define GATES(b, u, part, pre, source) gru_unit_gates(pre, source, training ? slots + (b) * S + u : NULL, H, part)
+#define OUTPUT(b, u, part, pre)                                                                                        \
+    state_ready(k, s + 1, b, u,                                                                                        \
+                gru_unit_output(pre, training ? slots + (b) * S + u : NULL, h_before + (b) * H + u, h + (b) * H + u,   \
+                                output_now(k, b, s, u), is_masked(k, b, time), part),                                  \
+                part)
+        FOR_TILE_ROWS(k, s, h_before, slots, p->bias + 3 * H, GATES, OUTPUT);
+#undef GATES
+#undef OUTPUT
+        return;
     }
-    state_carry(k, s, h_before, h);
+#define RESET(b, u, part, pre, source)                                                                                 \
+    gru_unit_reset(pre, source, slots + (b) * S + u, H, h_before + (b) * H + u, candidate_mask(k, b, u), part)
+#define NOTHING(b, u, part, pre) ((void)0)
+    FOR_TILE_ROWS(k, s, h_before, slots, NULL, RESET, NOTHING);
+#undef RESET
+#undef NOTHING
+    meet(k);
+    /* q lies in slot 3 of each row; its dropout mask is in it already */
+    gemm_packed(k->n, k->u1 - k->u0, H, slots + 3 * H, S, p->Uc + k->u0 * H, H, 0, slots + k->u0, S, NULL);
+#define UNIT(b, u, part)                                                                                               \
+    state_ready(                                                                                                       \
+        k, s + 1, b, u,                                                                                                \
+        gru_unit_candidate(slots + b * S + u, H, h_before + b * H + u, h + b * H + u, output_now(k, b, s, u), part),   \
+        part)
+    FOR_UNITS(k, time, UNIT);
+#undef UNIT
+    /* at masked rows the states go on, and so does what U sees of them */
+    for (int64_t b = 0; p->call->mask && b < k->n; b++) {
+        if (!is_masked(k, b, time)) continue;
+        row_copy(h + b * H + k->u0, h_before + b * H + k->u0, k->u1 - k->u0);
+        for (int64_t u = k->u0; u < k->u1; u += LANES) {
+            const int part = (int)smaller(LANES, k->u1 - u);
+            state_ready(k, s + 1, b, u, vload_n(h + b * H + u, part), part);
+        }
+    }
 }
 
-static void gru_forward_task(void *plan, int64_t index) {
-    const layer_plan *p = plan;
+static void gru_forward_task(layer_plan *p, int64_t index, int64_t member, int64_t members) {
     const frnn_call *call = p->call;
-    const layer_task k = task_make(p, index);
+    const layer_task k = task_make(p, index, member, members);
     const int64_t nH = k.n * p->H, training = call->reserve != NULL;
     REAL *hT = (REAL *)call->hT + k.b0 * p->H;
-    state_load(&k, training ? k.h : hT, call->h0);
+    state_load(&k, training ? k.h : k.h_now, call->h0);
+    if (p->h_masked) states_mask(&k, 1, training ? k.h : k.h_now, k.h_block);
+    meet(&k);
     for (int64_t s0 = 0; s0 < p->T; s0 += p->block) {
         const int64_t steps = smaller(p->block, p->T - s0);
         REAL *slots = training ? k.slots + s0 * k.n * p->S : k.slots_block;
         inputs_multiply(&k, s0, steps, slots);
         for (int64_t s = s0; s < s0 + steps; s++, slots += k.n * p->S) {
-            const REAL *h_before = training ? k.h + s * nH : hT;
-            REAL *h = training && s < p->T - 1 ? k.h + (s + 1) * nH : hT;
-            gru_step(&k, s, s0, slots, h_before, h);
+            const REAL *h_before = training ? k.h + s * nH : k.h_now + (s & 1) * nH;
+            REAL *h = s == p->T - 1 ? hT : training ? k.h + (s + 1) * nH : k.h_now + (~s & 1) * nH;
+            gru_step(&k, s, slots, h_before, h);
             output_store(&k, s, h);
+            meet(&k);
         }
     }
 }
 
-/* dh, the whole gradient of h, becomes that part of h_before's which does not come through U. */
-INLINE void gru_unit_back(const REAL *slots, int64_t H, const REAL *h_before, REAL *dh, REAL *dslots,
+/* dh, with dy, which may be NULL, the gradient of h, becomes that part of h_before's which does not come through U. */
+INLINE void gru_unit_back(const REAL *slots, int64_t H, const REAL *h_before, const REAL *dy, REAL *dh, REAL *dslots,
                           const int reset_after, const int part) {
     const vreal candidate = vload_n(slots, part), z = vload_n(slots + H, part), one = vset(1),
-                dh_all = vload_n(dh, part);
+                dh_all = dy ? vload_n(dh, part) + vload_n(dy, part) : vload_n(dh, part);
     const vreal dp = dh_all * (one - z) * (one - candidate * candidate);
     vstore_n(dslots, dp, part);
     vstore_n(dslots + H, dh_all * (vload_n(h_before, part) - candidate) * z * (one - z), part);
@@ -110,41 +156,49 @@ INLINE void gru_unit_reset_back(const REAL *slots, int64_t H, const REAL *h_befo
 
 static void gru_step_back(const layer_task *k, int64_t s, REAL *dslots) {
     const layer_plan *p = k->plan;
-    const int64_t H = p->H, S = p->S, time = time_of(p, s);
+    const int64_t H = p->H, S = p->S, lds = p->lds, time = time_of(p, s);
     const int reset_after = p->call->reset_after;
     const REAL *slots = k->slots + s * k->n * S, *h_before = k->h + s * k->n * H;
     dy_collect(k, s);
     dslots_mask(k, s, dslots);
 #define UNIT(b, u, part)                                                                                               \
-    gru_unit_back(slots + b * S + u, H, h_before + b * H + u, k->dh + b * H + u, dslots + b * S + u, reset_after, part)
+    gru_unit_back(slots + b * S + u, H, h_before + b * H + u, dy_now(k, b, s, u), k->dh + b * H + u,                   \
+                  dslots + b * lds + u, reset_after, part)
     FOR_UNITS(k, time, UNIT);
 #undef UNIT
     if (!reset_after) {
         REAL *dq = k->row;
-        gemm_packed(k->n, H, H, dslots, S, p->Ut, p->GH, 2 * H, dq, H, (gemm_start){p->zeros, NULL});
+        meet(k);
+        gemm_packed(k->n, k->u1 - k->u0, H, dslots, lds, p->Ut + k->u0 * p->GH, p->GH, 2 * H, dq + k->u0, H, p->zeros);
 #define UNIT(b, u, part)                                                                                               \
     gru_unit_reset_back(slots + b * S + u, H, h_before + b * H + u, candidate_mask(k, b, u), dq + b * H + u,           \
-                        k->dh + b * H + u, dslots + b * S + u, part)
+                        k->dh + b * H + u, dslots + b * lds + u, part)
         FOR_UNITS(k, time, UNIT);
 #undef UNIT
     }
-    dstates_multiply(k, 0, reset_after ? 3 : 2, dslots);
+    meet(k);
+    dstates_multiply(k, dslots);
 }
 
-static void gru_backward_task(void *plan, int64_t index) {
-    const layer_plan *p = plan;
-    const layer_task k = task_make(p, index);
+static void gru_backward_task(layer_plan *p, int64_t index, int64_t member, int64_t members) {
+    const layer_task k = task_make(p, index, member, members);
     const int64_t H = p->H, blocks = (p->T + p->block - 1) / p->block;
     backward_begin(&k);
     for (int64_t s0 = (blocks - 1) * p->block; s0 >= 0; s0 -= p->block) {
         const int64_t steps = smaller(p->block, p->T - s0);
-        for (int64_t s = s0 + steps - 1; s >= s0; s--) gru_step_back(&k, s, k.slots_block + (s - s0) * k.n * p->S);
-        dinputs_multiply(&k, s0, steps, k.slots_block);
-        dstates_accumulate(&k, steps, 0, p->call->reset_after ? 3 : 2, k.h + s0 * k.n * H, k.slots_block);
+        for (int64_t s = s0 + steps - 1; s >= s0; s--) gru_step_back(&k, s, k.slots_block + (s - s0) * k.n * p->lds);
+        if (p->call->ids) {
+            words_accumulate(&k, s0, steps, k.slots_block);
+        } else {
+            dinputs_multiply(&k, s0, steps, k.slots_block);
+            dinputs_accumulate(&k, s0, steps, k.slots_block);
+        }
+        dstates_accumulate(&k, s0, steps, k.h + s0 * k.n * H, k.slots_block);
         if (!p->call->reset_after) /* U's candidate part saw q, slot 3, and its gradient is slot 0 */
-            gemm_transposed(H, H, steps * k.n, k.slots + s0 * k.n * p->S + 3 * H, p->S, k.slots_block, p->S,
-                            k.dU + 2 * H, p->GH);
+            weights_accumulate(&k, s0, H, steps * k.n, k.slots + s0 * k.n * p->S + 3 * H, p->S, k.slots_block, 0, 1,
+                               k.dU, 2);
         dbias_accumulate(&k, steps, k.slots_block);
+        meet(&k);
     }
     state_store(&k, p->call->dh0, k.dh);
 }

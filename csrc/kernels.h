@@ -6,26 +6,38 @@
 #include "table.h"
 #include "vmath.h"
 
-static int run(const frnn_call *call, int backward, void (*task)(void *, int64_t)) {
+static void work_on_task(layer_plan *p, int64_t index, int64_t member, int64_t members) {
+    const int lstm = p->call->cell == FRNN_LSTM;
+    if (p->backward)
+        (lstm ? lstm_backward_task : gru_backward_task)(p, index, member, members);
+    else
+        (lstm ? lstm_forward_task : gru_forward_task)(p, index, member, members);
+}
+static void whole_task(void *plan, int64_t index) { work_on_task(plan, index, 0, 1); }
+static void team_task(void *plan, int64_t member, int64_t members) { work_on_task(plan, 0, member, members); }
+
+static int run(const frnn_call *call, int backward) {
     layer_plan plan;
     if (plan_make(&plan, call, backward)) return -1;
-    if (call->ids && !backward) frnn_parallel(word_tasks(&plan), words_multiply, &plan);
-    frnn_parallel(plan.tasks, task, &plan);
+    frnn_parallel(plan.threads, weight_pieces(&plan), pack_weights, &plan);
+    if (call->ids && !backward) frnn_parallel(plan.threads, word_tasks(&plan), words_multiply, &plan);
+    if (plan.members > 1)
+        frnn_team(plan.members, team_task, &plan);
+    else
+        frnn_parallel(plan.threads, plan.tasks, whole_task, &plan);
     if (call->ids && backward) words_gradients(&plan);
-    if (backward) weight_gradients(&plan);
-    free(plan.memory);
+    if (backward) {
+        if (plan.tasks > 1) frnn_parallel(plan.threads, weight_pieces(&plan), weight_gradients, &plan);
+        bias_gradients(&plan);
+    }
+    frnn_scratch_give(plan.memory);
     return 0;
 }
 
-static int forward(const frnn_call *call) {
-    return run(call, 0, call->cell == FRNN_LSTM ? lstm_forward_task : gru_forward_task);
-}
+static int forward(const frnn_call *call) { return run(call, 0); }
+static int backward(const frnn_call *call) { return run(call, 1); }
 
-static int backward(const frnn_call *call) {
-    return run(call, 1, call->cell == FRNN_LSTM ? lstm_backward_task : gru_backward_task);
-}
-
-static int64_t reserve_size(const frnn_call *call) { return call->B * reserve_row(call); }
+static int64_t reserve_size(const frnn_call *call) { return call->B * reserve_row(call) + RESERVE_PADDING; }
 
 static void elementwise(int32_t function, int64_t n, const void *x, void *y) {
     for (int64_t k = 0; k < n; k += LANES) {

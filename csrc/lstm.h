@@ -5,61 +5,88 @@
 #include "layer.h"
 #include "vmath.h"
 
-/* One row: slots hold i, f, g, o before their activations and, afterwards, the activated gates. In place is allowed,
- * c over c_before and h over anything. `part` is LANES, or how many units are left. */
-INLINE void lstm_unit(REAL *slots, int64_t H, const REAL *c_before, REAL *c_after, REAL *h, const int part) {
-    const vreal i = vsigmoid(vload_n(slots, part)), f = vsigmoid(vload_n(slots + H, part));
-    const vreal g = vtanh(vload_n(slots + 2 * H, part)), o = vsigmoid(vload_n(slots + 3 * H, part));
-    const vreal c = vfma(f, vload_n(c_before, part), i * g);
-    vstore_n(slots, i, part);
-    vstore_n(slots + H, f, part);
-    vstore_n(slots + 2 * H, g, part);
-    vstore_n(slots + 3 * H, o, part);
-    vstore_n(c_after, c, part);
-    vstore_n(h, o * vtanh(c), part);
+/* One row, up to c: pre holds i, f, g, o before their activations, a vector each, and then, of those, o and c in the
+ * place of g; slots, unless NULL, get the activated gates. At a masked row c is as before. `part` is LANES, or how many
+ * units are left. c_after may be c_before. */
+INLINE void lstm_unit_cell(REAL *pre, REAL *slots, int64_t H, const REAL *c_before, REAL *c_after, const int masked,
+                           const int part) {
+    const vreal i = vsigmoid(vload(pre)), f = vsigmoid(vload(pre + LANES));
+    const vreal g = vtanh(vload(pre + 2 * LANES)), o = vsigmoid(vload(pre + 3 * LANES));
+    const vreal before = vload_n(c_before, part), c = vfma(f, before, i * g);
+    if (slots) {
+        vstore_n(slots, i, part);
+        vstore_n(slots + H, f, part);
+        vstore_n(slots + 2 * H, g, part);
+        vstore_n(slots + 3 * H, o, part);
+    }
+    vstore_n(c_after, masked ? before : c, part);
+    vstore(pre + 2 * LANES, c);
+    vstore(pre + 3 * LANES, o);
+}
+
+/* Then its output, which is its state, and is given; y is NULL, or gets it too. */
+INLINE vreal lstm_unit_output(const REAL *pre, const REAL *h_before, REAL *h, REAL *y, const int masked,
+                              const int part) {
+    vreal out = vload(pre + 3 * LANES) * vtanh(vload(pre + 2 * LANES));
+    if (masked) out = vload_n(h_before, part);
+    vstore_n(h, out, part);
+    if (y) vstore_n(y, out, part);
+    return out;
 }
 
 static void lstm_step(const layer_task *k, int64_t s, REAL *slots, const REAL *h_before, const REAL *c_before, REAL *h,
                       REAL *c) {
-    const int64_t H = k->plan->H, S = k->plan->S;
-#define UNIT(b, u, part) lstm_unit(slots + b * S + u, H, c_before + b * H + u, c + b * H + u, h + b * H + u, part)
-    FOR_UNITS(k, time_of(k->plan, s), UNIT);
-#undef UNIT
-    state_carry(k, s, h_before, h);
-    state_carry(k, s, c_before, c);
+    const int64_t H = k->plan->H, S = k->plan->S, time = time_of(k->plan, s);
+    const int training = k->plan->call->reserve != NULL;
+#define CELL(b, u, part, pre, source)                                                                                  \
+    lstm_unit_cell(pre, training ? slots + (b) * S + u : NULL, H, c_before + (b) * H + u, c + (b) * H + u,             \
+                   is_masked(k, b, time), part)
+#define OUTPUT(b, u, part, pre)                                                                                        \
+    state_ready(k, s + 1, b, u,                                                                                        \
+                lstm_unit_output(pre, h_before + (b) * H + u, h + (b) * H + u, output_now(k, b, s, u),                 \
+                                 is_masked(k, b, time), part),                                                         \
+                part)
+    FOR_TILE_ROWS(k, s, h_before, slots, NULL, CELL, OUTPUT);
+#undef CELL
+#undef OUTPUT
 }
 
-/* Inference has one state, which it keeps in hT and cT; training has the reserve's, one before each step. */
-static void lstm_forward_task(void *plan, int64_t index) {
-    const layer_plan *p = plan;
+/* Inference has two states h, before and after a step, and one c, cT; training has the reserve's, one before each
+ * step. */
+static void lstm_forward_task(layer_plan *p, int64_t index, int64_t member, int64_t members) {
     const frnn_call *call = p->call;
-    const layer_task k = task_make(p, index);
+    const layer_task k = task_make(p, index, member, members);
     const int64_t nH = k.n * p->H, training = call->reserve != NULL;
     REAL *hT = (REAL *)call->hT + k.b0 * p->H, *cT = (REAL *)call->cT + k.b0 * p->H;
-    state_load(&k, training ? k.h : hT, call->h0);
+    state_load(&k, training ? k.h : k.h_now, call->h0);
     state_load(&k, training ? k.c : cT, call->c0);
+    if (p->h_masked) states_mask(&k, 1, training ? k.h : k.h_now, k.h_block);
+    meet(&k);
     for (int64_t s0 = 0; s0 < p->T; s0 += p->block) {
         const int64_t steps = smaller(p->block, p->T - s0);
         REAL *slots = training ? k.slots + s0 * k.n * p->S : k.slots_block;
         inputs_multiply(&k, s0, steps, slots);
         for (int64_t s = s0; s < s0 + steps; s++, slots += k.n * p->S) {
-            const REAL *h_before = training ? k.h + s * nH : hT, *c_before = training ? k.c + s * nH : cT;
-            REAL *h = training && s < p->T - 1 ? k.h + (s + 1) * nH : hT, *c = training ? k.c + (s + 1) * nH : cT;
-            states_multiply(&k, 0, p->u_groups, s, s0, h_before, slots);
+            const REAL *h_before = training ? k.h + s * nH : k.h_now + (s & 1) * nH,
+                       *c_before = training ? k.c + s * nH : cT;
+            REAL *h = s == p->T - 1 ? hT : training ? k.h + (s + 1) * nH : k.h_now + (~s & 1) * nH;
+            REAL *c = training ? k.c + (s + 1) * nH : cT;
             lstm_step(&k, s, slots, h_before, c_before, h, c);
             output_store(&k, s, h);
+            meet(&k);
         }
     }
     if (training) state_store(&k, call->cT, k.c + p->T * nH);
 }
 
-/* One row of one step back: dh is the whole gradient of h, dc that of c from the step after; dc becomes that of
- * c_before, and dh zero, since all of h_before's comes through U. */
-INLINE void lstm_unit_back(const REAL *slots, int64_t H, const REAL *c_before, const REAL *c, REAL *dh, REAL *dc,
-                           REAL *dslots, const int part) {
+/* One row of one step back: dh and dy, which may be NULL, are the gradient of h, dc that of c from the step after; dc
+ * becomes that of c_before, and dh zero, since all of h_before's comes through U. */
+INLINE void lstm_unit_back(const REAL *slots, int64_t H, const REAL *c_before, const REAL *c, const REAL *dy, REAL *dh,
+                           REAL *dc, REAL *dslots, const int part) {
     const vreal i = vload_n(slots, part), f = vload_n(slots + H, part), g = vload_n(slots + 2 * H, part),
                 o = vload_n(slots + 3 * H, part);
-    const vreal one = vset(1), tanh_c = vtanh(vload_n(c, part)), dh_all = vload_n(dh, part);
+    const vreal one = vset(1), tanh_c = vtanh(vload_n(c, part));
+    const vreal dh_all = dy ? vload_n(dh, part) + vload_n(dy, part) : vload_n(dh, part);
     const vreal dc_all = vfma(dh_all * o, one - tanh_c * tanh_c, vload_n(dc, part));
     vstore_n(dslots, dc_all * g * i * (one - i), part);
     vstore_n(dslots + H, dc_all * vload_n(c_before, part) * f * (one - f), part);
@@ -70,32 +97,35 @@ INLINE void lstm_unit_back(const REAL *slots, int64_t H, const REAL *c_before, c
 }
 
 static void lstm_step_back(const layer_task *k, int64_t s, REAL *dslots) {
-    const int64_t H = k->plan->H, S = k->plan->S;
+    const int64_t H = k->plan->H, S = k->plan->S, lds = k->plan->lds;
     const REAL *slots = k->slots + s * k->n * S, *c_before = k->c + s * k->n * H, *c = c_before + k->n * H;
     dy_collect(k, s);
     dslots_mask(k, s, dslots);
 #define UNIT(b, u, part)                                                                                               \
-    lstm_unit_back(slots + b * S + u, H, c_before + b * H + u, c + b * H + u, k->dh + b * H + u, k->dc + b * H + u,    \
-                   dslots + b * S + u, part)
+    lstm_unit_back(slots + b * S + u, H, c_before + b * H + u, c + b * H + u, dy_now(k, b, s, u), k->dh + b * H + u,   \
+                   k->dc + b * H + u, dslots + b * lds + u, part)
     FOR_UNITS(k, time_of(k->plan, s), UNIT);
 #undef UNIT
+    meet(k);
+    dstates_multiply(k, dslots);
 }
 
-static void lstm_backward_task(void *plan, int64_t index) {
-    const layer_plan *p = plan;
-    const layer_task k = task_make(p, index);
+static void lstm_backward_task(layer_plan *p, int64_t index, int64_t member, int64_t members) {
+    const layer_task k = task_make(p, index, member, members);
     const int64_t blocks = (p->T + p->block - 1) / p->block;
     backward_begin(&k);
     for (int64_t s0 = (blocks - 1) * p->block; s0 >= 0; s0 -= p->block) {
         const int64_t steps = smaller(p->block, p->T - s0);
-        for (int64_t s = s0 + steps - 1; s >= s0; s--) {
-            REAL *dslots = k.slots_block + (s - s0) * k.n * p->S;
-            lstm_step_back(&k, s, dslots);
-            dstates_multiply(&k, 0, 4, dslots);
+        for (int64_t s = s0 + steps - 1; s >= s0; s--) lstm_step_back(&k, s, k.slots_block + (s - s0) * k.n * p->lds);
+        if (p->call->ids) {
+            words_accumulate(&k, s0, steps, k.slots_block);
+        } else {
+            dinputs_multiply(&k, s0, steps, k.slots_block);
+            dinputs_accumulate(&k, s0, steps, k.slots_block);
         }
-        dinputs_multiply(&k, s0, steps, k.slots_block);
-        dstates_accumulate(&k, steps, 0, 4, k.h + s0 * k.n * p->H, k.slots_block);
+        dstates_accumulate(&k, s0, steps, k.h + s0 * k.n * p->H, k.slots_block);
         dbias_accumulate(&k, steps, k.slots_block);
+        meet(&k);
     }
     state_store(&k, p->call->dh0, k.dh);
     state_store(&k, p->call->dc0, k.dc);

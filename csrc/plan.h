@@ -1,58 +1,82 @@
 /* How a call is cut into tasks and blocks of time steps, its memory and its packed weights.
  *
- * A task is a slice of the batch; it runs the whole sweep over time for its rows with no barrier. How many tasks
- * there are depends on the shapes alone, and each task sums its own weight gradients, which are then added up in the
- * order of the tasks: so results do not depend on the number of threads.
+ * A task is a slice of the batch; it runs the whole sweep over time for its rows. How many tasks there are depends on
+ * the shapes alone, and each sums its own weight gradients, which are then added up in the order of the tasks: so
+ * results do not depend on the number of threads. Small layers are cut into tasks of one thread each, which need no
+ * barrier. Where weights are large, or rows too few to share out, there is one task only, and a team works on it: each
+ * member owns some units, hence some columns of every matrix, and all meet once a step. Every element is still one
+ * chain of operations.
  *
- * A block is as many time steps as keep the block's inputs and gates in the second-level cache. Its inputs are
- * gathered time-major (rows t, b), which is where dropout masks and go_backwards are dealt with; the products with W
- * run over a whole block, only those with U are done step by step.
+ * A block is as many time steps as keep the block's inputs and gates in the second-level cache, or as give the products
+ * over a block enough rows. Its inputs are gathered time-major (rows t, b), which is where dropout masks and
+ * go_backwards are dealt with; the products with W run over a whole block, only those with U are done step by step.
  *
  * "Slots" are the gates of one row, 4 H numbers: LSTM i, f, c, o; GRU h, z, r, q, where q is U's part of the
  * candidate (reset_after) or r * h (not). In this order W sees slots 0-2 and U slots 1-3 of a GRU as they lie;
- * therefore W's columns are rotated by 2 H against Keras' z, r, h.
+ * therefore its W is packed with its columns rotated against Keras' z, r, h.
  */
 #ifndef FRNN_PLAN_H
 #define FRNN_PLAN_H
 
 #include "fastrnn.h"
 #include "gemm.h"
+#include "scratch.h"
 #include "simd.h"
+#include "threads.h"
 
 #include <stdlib.h>
 
-enum { BLOCK_REALS = 32768, MIN_ROWS = 8, MAX_TASKS = 16, MAX_PARTIAL_REALS = 1 << 25 };
+enum {
+    BLOCK_REALS = 32768, /* in the second-level cache, beside packed weights */
+    BLOCK_ROWS = 384,    /* what a block has at least, time permitting */
+    MIN_ROWS = 8,        /* of a task, where there is more than one */
+    MAX_TASKS = 16,
+    TEAM_REALS = 1 << 18,          /* weights from here on are worked on by a team, */
+    TEAM_FEW_ROWS_REALS = 1 << 16, /* or from here on if there are fewer rows than two tasks need */
+    SMALL_WORK = 1 << 19,          /* multiply-adds below which other threads cost more than they help */
+};
 
 typedef struct {
     const frnn_call *call;
     int backward;
-    int64_t B, T, I, H, S;  /* S = 4 H, the slots of one row */
-    int64_t GH;             /* columns of W and U */
-    int64_t u_slot;         /* the first slot that U sees; W sees slots from 0 on */
-    int64_t tasks, rows;    /* rows per task; the last task may have fewer */
-    int64_t block;          /* time steps per block */
-    int x_groups, u_groups; /* in how many separate products W and U take part: one, or one per gate */
+    int64_t B, T, I, H, S; /* S = 4 H, the slots of one row */
+    int64_t GH;            /* columns of W and U */
+    int gates;             /* of W */
+    int u_gates;           /* that U's product for a step gives at once: not the candidate of a GRU with reset before */
+    int64_t u_slot;        /* the first slot that U sees; W sees slots from 0 on */
+    int64_t tasks, rows;   /* rows per task; the last task may have fewer */
+    int64_t block;         /* time steps per block */
+    int64_t ldx, lds;      /* between rows of x_block and of a backward slots_block: never a power of two */
+    int x_groups;          /* how many dropout masks an input has: one (or none), or one per gate */
+    int64_t x_group_reals; /* what the inputs of a block take under one of them */
     int h_masked;
+    int64_t threads, members; /* at most so many may work; on one task */
+    frnn_barrier barrier;
     /* shared by the tasks */
-    REAL *memory, *W_slots, *W, *U, *Wt, *Ut, *bias;
-    REAL *words; /* with token ids: (V, S), the slots that each word's rows begin from */
+    REAL *memory, *W, *U, *Uc, *Wt, *Ut, *Wg, *Ug, *bias;
+    REAL *words; /* with token ids: (V, GH), the slots that each word's rows begin from */
     REAL *zeros; /* a row to begin products from */
     /* per task, `per_task` apart; the pointers are the first task's */
     int64_t per_task;
-    REAL *x_block, *slots_block, *h_block, *dh, *dc, *dy_carry, *row, *dW, *dU, *db;
-    int64_t *word_rows; /* with token ids: (block, n), where in `words` each row begins */
-    REAL *dwords;       /* with token ids: (V, GH), the gradients of the slots that W sees, summed per word */
+    REAL *x_block, *slots_block, *h_block, *h_now, *dh, *dc, *dy_carry, *row, *dW, *dU, *db;
+    REAL *dwords;        /* with token ids: (V, GH), the gradients of the slots that W sees, summed per word */
+    const REAL **x_rows; /* (members, block * rows), where the rows of inputs of a block begin, */
+    int64_t row_reals;   /* and what one member's take */
 } layer_plan;
 
-/* One task's view of the plan. */
+/* One member's view of one task. */
 typedef struct {
-    const layer_plan *plan;
-    int64_t b0, n;                         /* first row of the batch, number of rows */
-    REAL *x_block, *slots_block, *h_block; /* (block, n, I), (block, n, S), see h_operand */
-    REAL *dh, *dc, *dy_carry, *row;        /* (n, H) */
-    REAL *dW, *dU, *db;                    /* (I, GH), (H, GH), (S) in the order of the slots */
-    int64_t *word_rows;
+    layer_plan *plan;
+    int64_t members;
+    int64_t b0, n;                  /* first row of the batch, number of rows */
+    int64_t u0, u1, i0, i1;         /* the units, and the inputs, that this member owns */
+    REAL *x_block, *slots_block;    /* (x_groups or 1, block, n, ldx); (block, n, S) or (block, n, lds) */
+    REAL *h_block;                  /* states under recurrent dropout: (2 or 1, u_gates, 1 or block, n, H) */
+    REAL *h_now;                    /* inference's states: (2, n, H) */
+    REAL *dh, *dc, *dy_carry, *row; /* (n, H) */
+    REAL *dW, *dU, *db;             /* (I, GH), (H, GH) in Keras' order, (S) in the order of the slots */
     REAL *dwords;
+    const REAL **x_rows;
     REAL *slots, *h, *c; /* the reserve's: (T, n, S), (T, n, H) before each step, (T + 1, n, H) */
 } layer_task;
 
@@ -95,6 +119,8 @@ static int64_t reserve_row(const frnn_call *call) {
     const int64_t c = call->cell == FRNN_LSTM ? (call->T + 1) * call->H : 0;
     return call->T * 5 * call->H + c;
 }
+/* beyond the last row, which is read in whole vectors */
+enum { RESERVE_PADDING = 16 };
 
 /* -- memory --------------------------------------------------------------------------------------------------------
  * Laid out by one function that is run twice: once from offset zero to learn the size, once for good. */
@@ -105,38 +131,56 @@ static REAL *take(REAL *memory, int64_t *offset, int64_t count) {
     return p;
 }
 
+/* A stride for rows of n numbers that many products walk down: rows a power of two apart would share a few sets of the
+ * caches. */
+static int64_t spread(int64_t n) {
+    const int64_t whole = (n + 15) / 16 * 16;
+    return whole % 256 ? whole : whole + 16;
+}
+
 static int64_t lay_out(layer_plan *p, REAL *m) {
-    const int64_t I = p->I, H = p->H, S = p->S, GH = p->GH, block_rows = p->block * p->rows;
-    const int training = p->call->reserve != NULL, masked = p->call->mask != NULL;
+    const int64_t I = p->I, H = p->H, S = p->S, GH = p->GH, block_rows = p->block * p->rows, units = packed_columns(H);
+    const int training = p->call->reserve != NULL, masked = p->call->mask != NULL, alone = p->tasks == 1;
+    const int64_t V = p->call->ids ? p->call->V : 0;
     int64_t at = 0;
-    p->W_slots = take(m, &at, p->u_slot ? I * GH : 0);
     p->bias = take(m, &at, S + 2 * LANES);
     if (p->backward) {
-        p->Wt = take(m, &at, GH * packed_columns(I));
-        p->Ut = take(m, &at, GH * packed_columns(H));
-        p->zeros = take(m, &at, larger(I, H) + 2 * LANES);
+        /* under dropout masks of each gate, the gates' parts are products of their own */
+        const int64_t inputs = packed_columns(I);
+        p->Wg = p->x_groups > 1 ? take(m, &at, GH * inputs) : NULL;
+        p->Wt = p->x_groups > 1 ? NULL : take(m, &at, GH * inputs);
+        p->Ug = p->h_masked ? take(m, &at, p->u_gates * H * units) : NULL;
+        p->Ut = p->h_masked && p->u_gates == p->gates ? NULL : take(m, &at, GH * units);
+        p->zeros = take(m, &at, 2 * LANES);
     } else {
-        p->W = take(m, &at, I * p->x_groups * packed_columns(GH / p->x_groups));
-        p->U = take(m, &at, H * p->u_groups * packed_columns(GH / p->u_groups));
+        p->W = take(m, &at, I * p->gates * units);
+        p->U = take(m, &at, H * p->u_gates * units);
+        p->Uc = take(m, &at, p->u_gates == 2 ? H * units : 0);
+        p->words = take(m, &at, V * GH + 2 * LANES);
     }
-    const int64_t V = p->call->ids ? p->call->V : 0;
-    p->words = take(m, &at, p->backward || !V ? 0 : V * S + 2 * LANES);
     const int64_t shared = at;
-    p->x_block = take(m, &at, V ? 0 : block_rows * I);
-    /* gemm_transposed reads beyond the last row */
-    p->slots_block = take(m, &at, p->backward || !training ? block_rows * S + 2 * LANES : 0);
-    p->h_block = take(m, &at, p->h_masked ? (p->backward ? block_rows : p->rows * (GH / H)) * H : 0);
-    p->row = take(m, &at, p->backward ? p->rows * H : 0);
-    const int64_t word_reals = block_rows * (int64_t)(sizeof(int64_t) / sizeof(REAL));
-    p->word_rows = (int64_t *)take(m, &at, p->backward || !V ? 0 : word_reals);
+    const int64_t x_copies = V || (!p->backward && !p->call->x_masks) ? 0 : p->x_groups;
+    p->x_block = take(m, &at, x_copies * p->x_group_reals);
+    const int64_t pointers = V || p->backward ? 0 : block_rows * (int64_t)sizeof(REAL *) * 8 / REAL_BITS;
+    p->row_reals = (pointers + 15) / 16 * 16;
+    p->x_rows = (const REAL **)take(m, &at, p->row_reals * p->members);
+    /* products read beyond the last row */
+    p->slots_block = take(m, &at,
+                          p->backward ? block_rows * p->lds + 2 * LANES
+                          : training  ? 0
+                                      : block_rows * S + 2 * LANES);
+    p->h_block = take(m, &at, p->h_masked ? (p->backward ? block_rows : 2 * p->rows) * p->u_gates * H : 0);
     if (p->backward) {
+        p->row = take(m, &at, p->rows * H);
         p->dh = take(m, &at, p->rows * H);
         p->dc = take(m, &at, p->rows * H);
         p->dy_carry = take(m, &at, masked ? p->rows * H : 0);
-        p->dW = take(m, &at, I * GH);
-        p->dU = take(m, &at, H * GH);
+        p->dW = take(m, &at, alone ? 0 : I * GH);
+        p->dU = take(m, &at, alone ? 0 : H * GH);
         p->db = take(m, &at, S);
         p->dwords = take(m, &at, V ? V * GH + 2 * LANES : 0);
+    } else {
+        p->h_now = take(m, &at, training ? 0 : 2 * p->rows * H);
     }
     p->per_task = at - shared;
     return shared + p->per_task * p->tasks;
@@ -145,75 +189,102 @@ static int64_t lay_out(layer_plan *p, REAL *m) {
 /* -- packing the weights --------------------------------------------------------------------------------------------
  */
 
-/* A (K, GH) matrix as `groups` packed ones of GH / groups columns each. */
-static void pack_groups(int64_t K, int64_t GH, int groups, const REAL *from, REAL *to) {
-    const int64_t N = GH / groups;
-    for (int g = 0; g < groups; g++) gemm_pack(K, N, from + g * N, GH, 1, to + g * K * packed_columns(N));
+/* A share of N columns, in whole panels of packed matrices: [*from, *to). */
+static void share(int64_t N, int64_t index, int64_t shares, int64_t *from, int64_t *to) {
+    const int64_t panels = (N + 2 * LANES - 1) / (2 * LANES);
+    *from = smaller(N, panels * index / shares * 2 * LANES);
+    *to = smaller(N, panels * (index + 1) / shares * 2 * LANES);
 }
 
-static void pack_weights(layer_plan *p) {
-    const frnn_call *call = p->call;
-    const int64_t I = p->I, H = p->H, GH = p->GH;
-    const REAL *W = call->W, *U = call->U, *b = call->b;
-    if (p->u_slot) {
-        for (int64_t i = 0; i < I; i++) {
-            row_copy(p->W_slots + i * GH, W + i * GH + 2 * H, H);
-            row_copy(p->W_slots + i * GH + H, W + i * GH, 2 * H);
-        }
-        W = p->W_slots;
-    }
-    if (p->backward) {
-        gemm_pack(GH, I, W, 1, GH, p->Wt);
-        gemm_pack(GH, H, U, 1, GH, p->Ut);
-        row_zero(p->zeros, larger(I, H) + 2 * LANES);
-        return;
-    }
-    pack_groups(I, GH, p->x_groups, W, p->W);
-    pack_groups(H, GH, p->u_groups, U, p->U);
+static void pack_bias(const layer_plan *p) {
+    const REAL *b = p->call->b;
+    const int64_t H = p->H, GH = p->GH;
     row_zero(p->bias, p->S + 2 * LANES);
     if (b && !p->u_slot) row_copy(p->bias, b, GH);
     if (b && p->u_slot) { /* GRU: h; z and r, where the two biases add up; q */
         row_copy(p->bias, b + 2 * H, H);
         row_copy(p->bias + H, b, 2 * H);
-        if (call->reset_after) row_add(p->bias + H, b + GH, GH);
+        if (p->call->reset_after) row_add(p->bias + H, b + GH, GH);
     }
 }
 
+/* Pieces that are worth another thread. */
+static int64_t weight_pieces(const layer_plan *p) { return larger(1, smaller(16, (p->I + p->H) * p->GH / 16384)); }
+
+static void pack_weights(void *plan, int64_t piece) {
+    const layer_plan *p = plan;
+    const int64_t pieces = weight_pieces(p);
+    const int64_t I = p->I, H = p->H, GH = p->GH;
+    const int rotate = p->u_slot ? 2 : 0;
+    const REAL *W = p->call->W, *U = p->call->U;
+    int64_t u0, u1, i0, i1;
+    share(H, piece, pieces, &u0, &u1);
+    share(I, piece, pieces, &i0, &i1);
+    if (!p->backward) {
+        gates_pack(I, H, p->gates, rotate, p->gates, W, p->W, u0, u1);
+        gates_pack(H, H, p->u_gates, 0, p->gates, U, p->U, u0, u1);
+        if (p->u_gates == 2) gemm_pack(H, u1 - u0, U + 2 * H + u0, GH, 1, p->Uc + u0 * H, H, 0);
+        if (piece == 0) pack_bias(p);
+        return;
+    }
+    if (p->Wg) {
+        gates_pack_transposed(H, p->gates, rotate, p->gates, W, p->Wg, i0, i1);
+    } else {
+        REAL *Wt = p->Wt + i0 * GH;
+        W += i0 * GH;
+        gemm_pack(rotate * H, i1 - i0, W, 1, GH, Wt, GH, GH - rotate * H);
+        gemm_pack(GH - rotate * H, i1 - i0, W + rotate * H, 1, GH, Wt, GH, 0);
+    }
+    if (p->Ug) gates_pack_transposed(H, p->u_gates, 0, p->gates, U, p->Ug, u0, u1);
+    if (p->Ut) gemm_pack(GH, u1 - u0, U + u0 * GH, 1, GH, p->Ut + u0 * GH, GH, 0);
+    if (piece == 0) row_zero(p->zeros, 2 * LANES);
+}
+
 static int plan_make(layer_plan *p, const frnn_call *call, int backward) {
-    const int lstm = call->cell == FRNN_LSTM, gates = lstm ? 4 : 3;
+    const int lstm = call->cell == FRNN_LSTM;
     *p = (layer_plan){.call = call, .backward = backward, .B = call->B, .T = call->T, .I = call->I, .H = call->H};
+    p->gates = lstm ? 4 : 3;
+    p->u_gates = lstm ? 4 : call->reset_after ? 3 : 2;
     p->S = 4 * p->H;
-    p->GH = gates * p->H;
+    p->GH = p->gates * p->H;
     p->u_slot = lstm ? 0 : p->H;
     p->h_masked = call->h_masks > 0;
-    p->x_groups = call->x_masks > 1 ? gates : 1;
-    p->u_groups = p->h_masked || (!lstm && !call->reset_after) ? gates : 1;
+    p->x_groups = call->x_masks > 1 ? p->gates : 1;
+    p->ldx = spread(p->I);
+    p->lds = spread(p->S);
     /* Two tasks of at least MIN_ROWS rows as soon as possible, then tasks of 32 rows, where a row of weights from
-     * the second-level cache feeds enough multiply-adds; no more of them than their sums of gradients may take. */
-    const int64_t weights = (p->I + p->H) * p->GH;
-    const int64_t most = larger(2, smaller(MAX_TASKS, MAX_PARTIAL_REALS / weights));
-    const int64_t tasks = larger(smaller((p->B + 31) / 32, most), smaller(2, p->B / MIN_ROWS));
-    p->rows = (p->B + larger(tasks, 1) - 1) / larger(tasks, 1);
+     * the second-level cache feeds enough multiply-adds. */
+    const int64_t weights = (p->I + p->H) * p->GH, work = p->B * p->T * weights;
+    const int team = weights >= (p->B < 2 * MIN_ROWS ? TEAM_FEW_ROWS_REALS : TEAM_REALS);
+    const int64_t tasks = larger(smaller((p->B + 31) / 32, MAX_TASKS), smaller(2, p->B / MIN_ROWS));
+    p->rows = team ? p->B : (p->B + larger(tasks, 1) - 1) / larger(tasks, 1);
     p->tasks = (p->B + p->rows - 1) / p->rows;
-    p->block = larger(1, smaller(p->T, BLOCK_REALS / (p->rows * (p->I + p->S))));
+    const int64_t least = backward || team ? BLOCK_ROWS : BLOCK_ROWS / 4;
+    p->block = larger(BLOCK_REALS / (p->rows * (p->I + p->S)), least / p->rows);
+    p->block = deal_rows(p->T, larger(1, smaller(p->T, p->block)));
+    p->x_group_reals = p->block * p->rows * p->ldx;
+    p->threads = work < SMALL_WORK ? 1 : frnn_get_threads();
+    p->members = team ? smaller(p->threads, (p->H + 2 * LANES - 1) / (2 * LANES)) : 1;
     const int64_t size = lay_out(p, NULL);
-    void *memory = NULL;
-    if (posix_memalign(&memory, 64, (size_t)size * sizeof(REAL))) return -1;
-    p->memory = memory;
+    p->memory = frnn_scratch_take((size_t)size * sizeof(REAL));
+    if (!p->memory) return -1;
     lay_out(p, p->memory);
-    pack_weights(p);
     return 0;
 }
 
-static layer_task task_make(const layer_plan *p, int64_t index) {
+static layer_task task_make(layer_plan *p, int64_t index, int64_t member, int64_t members) {
     const int64_t b0 = index * p->rows, n = smaller(p->rows, p->B - b0), off = index * p->per_task;
-    layer_task k = {.plan = p, .b0 = b0, .n = n};
+    layer_task k = {.plan = p, .members = members, .b0 = b0, .n = n};
+    share(p->H, member, members, &k.u0, &k.u1);
+    share(p->I, member, members, &k.i0, &k.i1);
     k.x_block = p->x_block + off, k.slots_block = p->slots_block + off, k.h_block = p->h_block + off;
-    k.row = p->row + off;
-    k.word_rows = (int64_t *)((REAL *)p->word_rows + off);
     if (p->backward) {
-        k.dh = p->dh + off, k.dc = p->dc + off, k.dy_carry = p->dy_carry + off;
-        k.dW = p->dW + off, k.dU = p->dU + off, k.db = p->db + off, k.dwords = p->dwords + off;
+        k.row = p->row + off, k.dh = p->dh + off, k.dc = p->dc + off, k.dy_carry = p->dy_carry + off;
+        k.dW = p->tasks == 1 ? p->call->dW : p->dW + off, k.dU = p->tasks == 1 ? p->call->dU : p->dU + off;
+        k.db = p->db + off, k.dwords = p->dwords + off;
+    } else {
+        k.h_now = p->h_now + off;
+        k.x_rows = (const REAL **)((REAL *)p->x_rows + off + member * p->row_reals);
     }
     if (p->call->reserve) {
         k.slots = (REAL *)p->call->reserve + b0 * reserve_row(p->call);
@@ -221,6 +292,11 @@ static layer_task task_make(const layer_plan *p, int64_t index) {
         k.c = k.h + p->T * n * p->H;
     }
     return k;
+}
+
+/* Where all members of a task meet: what each wrote before is there for all after. */
+INLINE void meet(const layer_task *k) {
+    if (k->members > 1) frnn_barrier_wait(&k->plan->barrier, (int)k->members);
 }
 
 #endif

@@ -1,9 +1,9 @@
 /* Vectors of REAL at the width of the instruction set being compiled.
  *
  * Included by kernels.h once per (instruction set, type). A stub sets REAL_BITS (32 or 64) and, for x86 beyond
- * the baseline, FRNN_AVX2 or FRNN_AVX512. Everything else (SSE2, NEON, any other machine) goes through the
- * compilers' generic vectors, whose + - * / and shifts are used everywhere: only what they lack, or compile
- * poorly, is spelled out here.
+ * the baseline, FRNN_AVX2 or FRNN_AVX512; AVX-512 also comes with 32-byte vectors, for layers too small to fill wider
+ * ones. Everything else (SSE2, NEON, any other machine) goes through the compilers' generic vectors, whose + - * / and
+ * shifts are used everywhere: only what they lack, or compile poorly, is spelled out here.
  */
 #ifndef FRNN_SIMD_H
 #define FRNN_SIMD_H
@@ -35,6 +35,13 @@ typedef uint64_t REAL_UINT;
 #endif
 #endif
 
+/* How many vector registers there are. */
+#if defined(FRNN_AVX512) || defined(__aarch64__)
+#define REGISTERS 32
+#else
+#define REGISTERS 16
+#endif
+
 typedef REAL vreal __attribute__((vector_size(VECTOR_BYTES)));
 typedef REAL_INT vint __attribute__((vector_size(VECTOR_BYTES)));
 typedef REAL_UINT vuint __attribute__((vector_size(VECTOR_BYTES)));
@@ -60,25 +67,8 @@ INLINE void vstore(REAL *p, vreal v) { *(vreal_u *)p = v; }
 /* a - 0 and not a + 0: it keeps the sign of -0, so compilers fold it away */
 INLINE vreal vset(REAL a) { return a - (vreal){0}; }
 
-/* The first n < LANES elements, the rest zero. */
-INLINE vreal vload_part(const REAL *p, int n) {
-    vreal v = {0};
-    memcpy(&v, p, (size_t)n * sizeof(REAL));
-    return v;
-}
-INLINE void vstore_part(REAL *p, vreal v, int n) { memcpy(p, &v, (size_t)n * sizeof(REAL)); }
-/* The first n <= LANES; free of the test where n is the constant LANES. */
-INLINE vreal vload_n(const REAL *p, const int n) { return n == LANES ? vload(p) : vload_part(p, n); }
-INLINE void vstore_n(REAL *p, vreal v, const int n) {
-    if (n == LANES)
-        vstore(p, v);
-    else
-        vstore_part(p, v, n);
-}
-
-/* vmin(limit, x) and vmax(limit, x) give x where x is NaN: a clamp must not hide one. */
 #if defined(FRNN_AVX2) || defined(FRNN_AVX512)
-#if defined(FRNN_AVX512)
+#if VECTOR_BYTES == 64
 #define VOP_WIDTH _mm512
 #else
 #define VOP_WIDTH _mm256
@@ -91,6 +81,31 @@ INLINE void vstore_n(REAL *p, vreal v, const int n) {
 #define VOP_PASTE(width, op, type) width##_##op##_##type
 #define VOP_EXPAND(width, op, type) VOP_PASTE(width, op, type)
 #define VOP(op) VOP_EXPAND(VOP_WIDTH, op, VOP_TYPE)
+#endif
+
+/* The first n < LANES elements, the rest zero. */
+#if defined(FRNN_AVX512)
+INLINE vreal vload_part(const REAL *p, int n) { return VOP(maskz_loadu)((1u << n) - 1, p); }
+INLINE void vstore_part(REAL *p, vreal v, int n) { VOP(mask_storeu)(p, (1u << n) - 1, v); }
+#else
+INLINE vreal vload_part(const REAL *p, int n) {
+    vreal v = {0};
+    memcpy(&v, p, (size_t)n * sizeof(REAL));
+    return v;
+}
+INLINE void vstore_part(REAL *p, vreal v, int n) { memcpy(p, &v, (size_t)n * sizeof(REAL)); }
+#endif
+/* The first n <= LANES; free of the test where n is the constant LANES. */
+INLINE vreal vload_n(const REAL *p, const int n) { return n == LANES ? vload(p) : vload_part(p, n); }
+INLINE void vstore_n(REAL *p, vreal v, const int n) {
+    if (n == LANES)
+        vstore(p, v);
+    else
+        vstore_part(p, v, n);
+}
+
+/* vmin(limit, x) and vmax(limit, x) give x where x is NaN: a clamp must not hide one. */
+#if defined(FRNN_AVX2) || defined(FRNN_AVX512)
 INLINE vreal vfma(vreal a, vreal b, vreal c) { return VOP(fmadd)(a, b, c); }
 INLINE vreal vmin(vreal limit, vreal x) { return VOP(min)(limit, x); }
 INLINE vreal vmax(vreal limit, vreal x) { return VOP(max)(limit, x); }

@@ -11,8 +11,8 @@
 #include "fastrnn.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <stddef.h>
 #include <time.h>
 
@@ -45,12 +45,13 @@ static void restore_denormals(fp_state before) { (void)before; }
 
 #define MAX_WORKERS 255
 #define SPIN_NANOSECONDS 500000
+#define BARRIER_SPINS 4000
 
 typedef struct {
-    void (*task)(void *, int64_t);
+    void (*work)(void *, int64_t, int64_t);
     void *context;
-    int64_t tasks;
-    atomic_llong next; /* the next task that nobody has taken */
+    int64_t members;
+    atomic_llong joined; /* how many have begun */
 } job;
 
 static pthread_mutex_t busy = PTHREAD_MUTEX_INITIALIZER; /* held by the thread whose call has the pool */
@@ -69,13 +70,9 @@ static int64_t nanoseconds(void) {
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-static void work(job *j) {
+static void join(job *j) {
     const fp_state before = flush_denormals();
-    for (;;) {
-        const int64_t index = atomic_fetch_add(&j->next, 1);
-        if (index >= j->tasks) break;
-        j->task(j->context, index);
-    }
+    j->work(j->context, atomic_fetch_add(&j->joined, 1), j->members);
     restore_denormals(before);
 }
 
@@ -100,7 +97,7 @@ static void *worker(void *born) {
         /* The caller closes the seats before it waits for `inside` to fall to zero, and a worker enters `inside`
          * before it takes a seat: so who gets a seat is waited for. */
         atomic_fetch_add(&inside, 1);
-        if (atomic_fetch_sub(&seats, 1) > 0) work(&current);
+        if (atomic_fetch_sub(&seats, 1) > 0) join(&current);
         atomic_fetch_sub(&inside, 1);
     }
     return NULL;
@@ -134,28 +131,69 @@ static void start_workers(int count) {
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
-void frnn_parallel(int64_t tasks, void (*task)(void *context, int64_t index), void *context) {
+/* `all`: everybody must take part; else who comes when the caller is done comes too late. */
+static void fork_join(int64_t most, int all, void (*work)(void *, int64_t, int64_t), void *context) {
     int64_t helpers = atomic_load(&wanted) - 1;
-    if (helpers > tasks - 1) helpers = tasks - 1;
+    if (helpers > most - 1) helpers = most - 1;
     if (helpers <= 0 || pthread_mutex_trylock(&busy)) {
-        job alone = {task, context, tasks, 0};
-        work(&alone);
+        job alone = {work, context, 1, 0};
+        join(&alone);
         return;
     }
     if (started < helpers) start_workers((int)helpers);
-    current.task = task;
+    if (started < helpers) helpers = started;
+    current.work = work;
     current.context = context;
-    current.tasks = tasks;
-    atomic_store(&current.next, 0);
+    current.members = helpers + 1;
+    atomic_store(&current.joined, 0);
     atomic_store(&seats, (int)helpers);
     pthread_mutex_lock(&lock);
     atomic_fetch_add(&generation, 1);
     pthread_cond_broadcast(&wake);
     pthread_mutex_unlock(&lock);
-    work(&current);
+    join(&current);
+    while (all && atomic_load(&current.joined) < current.members) RELAX();
     atomic_store(&seats, 0);
     while (atomic_load(&inside)) RELAX();
     pthread_mutex_unlock(&busy);
+}
+
+void frnn_team(int64_t most, void (*work)(void *context, int64_t member, int64_t members), void *context) {
+    fork_join(most, 1, work, context);
+}
+
+typedef struct {
+    void (*task)(void *, int64_t);
+    void *context;
+    int64_t tasks;
+    atomic_llong next; /* the next task that nobody has taken */
+} task_list;
+
+static void work_off(void *context, int64_t member, int64_t members) {
+    task_list *list = context;
+    (void)member, (void)members;
+    for (int64_t index; (index = atomic_fetch_add(&list->next, 1)) < list->tasks;) list->task(list->context, index);
+}
+
+void frnn_parallel(int64_t most, int64_t tasks, void (*task)(void *context, int64_t index), void *context) {
+    task_list list = {task, context, tasks, 0};
+    fork_join(tasks < most ? tasks : most, 0, work_off, &list);
+}
+
+void frnn_barrier_wait(frnn_barrier *barrier, int members) {
+    const unsigned round = atomic_load(&barrier->rounds);
+    if (atomic_fetch_add(&barrier->waiting, 1) == members - 1) {
+        atomic_store(&barrier->waiting, 0);
+        atomic_fetch_add(&barrier->rounds, 1);
+        return;
+    }
+    for (int k = 0; atomic_load(&barrier->rounds) == round; k++) {
+        /* with more threads than cores, the others may be waiting for this one's */
+        if (k < BARRIER_SPINS)
+            RELAX();
+        else
+            sched_yield();
+    }
 }
 
 void frnn_set_threads(int32_t threads) {

@@ -1,11 +1,25 @@
-/* A fork-join over tasks on a small pool of threads of the library's own. */
+/* Fork-joins on a small pool of threads of the library's own. */
 #ifndef FRNN_THREADS_H
 #define FRNN_THREADS_H
 
+#include <stdatomic.h>
 #include <stdint.h>
 
-/* Runs task(context, 0 .. tasks-1), each exactly once, on any thread, and returns when all are done. Denormals are
- * flushed to zero within a task. Tasks must not depend on each other. */
-void frnn_parallel(int64_t tasks, void (*task)(void *context, int64_t index), void *context);
+/* Runs work(context, member, members) for member 0 .. members-1 at once, each on a thread of its own, the caller's
+ * included, and returns when all are done. `members` is at most `most` and at most the number of threads; it may be
+ * one. Denormals are flushed to zero meanwhile. */
+void frnn_team(int64_t most, void (*work)(void *context, int64_t member, int64_t members), void *context);
+
+/* Runs task(context, 0 .. tasks-1), each exactly once, on any of at most `most` threads. Tasks must not depend on each
+ * other. */
+void frnn_parallel(int64_t most, int64_t tasks, void (*task)(void *context, int64_t index), void *context);
+
+/* Where the members of a team wait for each other; all zero to begin with. */
+typedef struct {
+    atomic_int waiting;
+    atomic_uint rounds;
+} frnn_barrier;
+
+void frnn_barrier_wait(frnn_barrier *barrier, int members);
 
 #endif

@@ -35,6 +35,8 @@ SHAPES = [
     (3, 2, 64, 65),
     (130, 60, 3, 2),
     (600, 2, 2, 3),
+    (3, 4, 70, 100),  # large for its few rows, and large in itself: a team of threads works on one task
+    (18, 3, 130, 201),
 ]
 
 
@@ -148,7 +150,7 @@ def test_reserve_is_as_small_as_promised(c_backend: ModuleType) -> None:
     B, T, I, H = 8, 50, 3, 10
     for cell, gates in (("lstm", 4), ("gru", 3)):
         *_, reserve = make_case(cell, (B, T, I, H), np.float32).forward("c")
-        assert reserve.data[0].size <= T * B * (gates + 2) * H + B * H
+        assert reserve.data[0].size <= T * B * (gates + 2) * H + B * H + 16
 
 
 def test_memory_is_given_back(c_backend: ModuleType) -> None:

@@ -15,7 +15,7 @@ import pytest
 import fastrnn as fr
 from cases import CELLS, OPTIONS, assert_close, make_case
 
-SHAPES = [(1, 5, 3, 4), (64, 30, 16, 8), (70, 8, 5, 33), (300, 4, 9, 17)]
+SHAPES = [(1, 5, 3, 4), (64, 30, 16, 8), (70, 8, 5, 33), (300, 4, 9, 17), (3, 4, 70, 100), (18, 3, 130, 201)]
 
 
 def assert_identical(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
