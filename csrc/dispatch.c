@@ -68,4 +68,6 @@ int frnn_backward(const frnn_call *call) { return kernels(call->real_bits, call-
 void frnn_elementwise(int32_t function, int32_t real_bits, int64_t n, const void *x, void *y) {
     kernels(real_bits, n)->elementwise(function, n, x, y);
 }
-double frnn_peak(int32_t real_bits, int64_t tasks, int64_t steps) { return kernels(real_bits)->peak(tasks, steps); }
+double frnn_peak(int32_t real_bits, int64_t tasks, int64_t steps) {
+    return kernels(real_bits, INT32_MAX)->peak(tasks, steps);
+}

@@ -26,7 +26,7 @@ static void peak_task(void *context, int64_t index) {
 
 /* Runs `tasks` tasks of `steps` steps and gives the operations in them, two to a multiply-add. */
 static double peak(int64_t tasks, int64_t steps) {
-    frnn_parallel(tasks, peak_task, &steps);
+    frnn_parallel(tasks, tasks, peak_task, &steps);
     return 2.0 * PEAK_CHAINS * LANES * (double)tasks * (double)steps;
 }
 
