@@ -69,8 +69,8 @@ int64_t frnn_scatter_add(const void *dy, int32_t real_bits, int64_t D, const voi
 /* y[k] = function(x[k]), by the vector code that the kernels use: FRNN_EXP, FRNN_TANH or FRNN_SIGMOID. */
 void frnn_elementwise(int32_t function, int32_t real_bits, int64_t n, const void *x, void *y);
 
-/* Does nothing but multiply-adds, in `tasks` tasks over the threads, and gives the number of operations: over the time it
- * takes, what no kernel can exceed on this instruction set. */
+/* Does nothing but multiply-adds, in `tasks` tasks over the threads, and gives the number of operations: over the time
+ * it takes, what no kernel can exceed on this instruction set. */
 double frnn_peak(int32_t real_bits, int64_t tasks, int64_t steps);
 
 /* The instruction sets of this build, from the lowest; NULL past the end. */

@@ -72,6 +72,7 @@ def test_a_case_compares_within_its_rounds():
     assert case.rate("fastrnn-c") == pytest.approx(5e8)
     assert case.share_of_peak("fastrnn-c") == pytest.approx(0.5)
     assert case.floor() == pytest.approx(1e-3)
+    assert make_case(peak=[1.0, 0.95, 0.8]).disturbed() == 1
 
 
 def test_a_case_without_peers_or_counts():

@@ -209,6 +209,9 @@ def about(results: Results) -> list[str]:
     ]
     if info.get("bandwidth"):
         lines.append(f"memory: {info['bandwidth'] / 1e9:.1f} GB/s, copying")
+    if disturbed := sum(case.disturbed() for case in results.cases):
+        rounds = sum(len(case.peak) for case in results.cases)
+        lines.append(f"something else ran: the FMA peak fell by more than a tenth in {disturbed} of {rounds} rounds")
     lines += [f"{name} took no part: {reason}" for name, reason in results.skipped.items()]
     for case in results.cases:
         lines += [f"FAILED: {case.part}, {case.name}: {reason}" for reason in case.failed.values()]

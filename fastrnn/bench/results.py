@@ -79,6 +79,10 @@ class Case:
             self.operations / seconds / peak for seconds, peak in zip(self.rounds[who], self.peak, strict=True)
         )
 
+    def disturbed(self) -> int:
+        """The rounds in which the machine was busy with something else: its peak fell by more than a tenth."""
+        return sum(value < 0.9 * statistics.median(self.peak) for value in self.peak)
+
     def floor(self) -> float | None:
         """The seconds that the operations take at the peak: nobody can be faster."""
         return self.operations / statistics.median(self.peak) if self.operations is not None and self.peak else None

@@ -44,12 +44,11 @@ def timed(job: Job, seconds: float) -> list[float]:
     """The seconds of each call, for about `seconds` in all and at least one."""
     calls = []
     end = time.perf_counter() + seconds
-    begin = time.perf_counter()
     while True:
+        begin = time.perf_counter()
         job.run()
         now = time.perf_counter()
         calls.append((now - begin) / job.times)
-        begin = now
         # a call that would end far past the time is not begun
         if now + calls[-1] * job.times / 2 > end:
             return calls

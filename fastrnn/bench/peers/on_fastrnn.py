@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from typing import Any
 
@@ -26,6 +27,8 @@ def layer(problem: Problem, variant: str, threads: int) -> Job:
 def stream(problem: Problem, variant: str, threads: int) -> Job:
     set_num_threads(threads)
     spec = problem.layer
+    if hasattr(fastrnn, "Stream"):
+        return _stream_object(problem, variant)
     zero = np.zeros((1, spec.shape[3]), spec.dtype)
     W, U, b = problem.W, problem.U, problem.b
 
@@ -39,6 +42,23 @@ def stream(problem: Problem, variant: str, threads: int) -> Job:
 
     inputs = [np.ascontiguousarray(problem.x[:, t : t + 1]) for t in range(spec.shape[1])]
     return stream_job(inputs, [zero, zero], lstm) if spec.cell == "lstm" else stream_job(inputs, [zero], gru)
+
+
+def _stream_object(problem: Problem, variant: str) -> Job:
+    spec = problem.layer
+    make: Any = fastrnn.LSTM if spec.cell == "lstm" else fastrnn.GRU
+    module = make(spec.shape[3], dtype=spec.dtype)
+    module.build((None, None, spec.shape[2]))
+    module.set_weights([problem.W, problem.U, problem.b])
+    stream: Any = getattr(fastrnn, "Stream")(module, backend=variant)  # noqa: B009
+    inputs = [np.ascontiguousarray(problem.x[0, t]) for t in range(spec.shape[1])]
+    feed = itertools.cycle(inputs)
+
+    def results() -> dict[str, np.ndarray]:
+        stream.reset()
+        return {"y": np.stack([stream.step(x).copy() for x in inputs])[None]}
+
+    return Job(run=lambda: stream.step(next(feed)), results=results)
 
 
 def step(training: Training, variant: str, threads: int) -> Job:
