@@ -8,7 +8,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from fastrnn.backends import get_backend
+from fastrnn.backends import available_backends, get_backend
 from fastrnn.bench import machine, report
 from fastrnn.bench.compare import compare
 from fastrnn.bench.layer import GATES, MODES
@@ -101,6 +101,7 @@ def measure(names: list[str], settings: Settings, args: argparse.Namespace) -> R
     ours = [f"fastrnn-{get_backend(name).__name__.rpartition('.')[2]}" for name in args.backend or [None]]
     progress = Progress()
     with Team(settings, progress) as team, progress:
+        team.available(f"fastrnn-{name}" for name in available_backends())  # why some are missing is told
         choice = Choice(
             ours=tuple(ours),
             peers=tuple(team.available(name for name in args.peer or PEERS if name != "none")),
@@ -114,9 +115,11 @@ def measure(names: list[str], settings: Settings, args: argparse.Namespace) -> R
         for plan in plans:
             case = plan()
             results.cases.append(case)
+            results.skipped = team.skipped
+            results.about["versions"] |= team.all_versions()
             progress.case(_line(case))
-        results.skipped = team.skipped
-        results.about["versions"] |= team.all_versions()
+            if args.out:  # a run that is broken off leaves what it has
+                results.write(args.out / "results.json")
     return results
 
 
@@ -132,7 +135,6 @@ def _line(case: Case) -> str:
 def _write(results: Results, targets: dict[str, float], folder: Path) -> None:
     from fastrnn.bench import charts
 
-    results.write(folder / "results.json")
     try:
         pictures = [path.name for path in charts.draw(results, folder)]
     except ImportError:

@@ -98,6 +98,7 @@ def stream(problem: Problem, variant: str, threads: int) -> Job:
     compiled = jax.jit(one)
 
     def step(x: Any, states: Any) -> Any:
-        return jax.block_until_ready(compiled(W, U, b, x, states))
+        y, states = compiled(W, U, b, x, states)
+        return y.block_until_ready(), states  # all come out of one program
 
     return stream_job(inputs, zeros, step)
