@@ -15,9 +15,11 @@ from fastrnn.bench import charts, fresh, report
 from fastrnn.bench.compare import compare, verdict
 from fastrnn.bench.layer import OPTIONS, Layer, Problem, errors
 from fastrnn.bench.models import Training
-from fastrnn.bench.peers import PEERS, contenders, reason_missing
+from fastrnn.bench.peers import PEERS, Contender, contenders, reason_missing
+from fastrnn.bench.progress import Progress
 from fastrnn.bench.results import Case, Results
 from fastrnn.bench.rounds import ContenderError, Entry, Process, interleave, prepare
+from fastrnn.bench.team import Settings, Team
 
 ROOT = Path(__file__).parent.parent
 TINY = Layer("lstm", "train", (2, 3, 4, 5))
@@ -263,6 +265,13 @@ def test_every_contender_computes_the_same(name, tmp_path):
                 assert found.error < 1e-5
     finally:
         running.close()
+
+
+def test_who_is_missing_is_left_out_with_the_reason(monkeypatch):
+    monkeypatch.setitem(PEERS, "nobody", Contender("on_nobody", "", "Nobody", ("no_such_package",)))
+    with Team(Settings(1, 0.001, 1), Progress()) as team:
+        assert team.available(["fastrnn-reference", "nobody"]) == ["fastrnn-reference"]
+        assert team.skipped == {"nobody": "no_such_package not installed"}
 
 
 def test_peers_have_colors_and_modules():
