@@ -13,6 +13,7 @@ ffibuilder.set_source(
     '#include "fastrnn.h"',
     sources=[f"csrc/{path.name}" for path in sorted(HERE.glob("*.c"))],
     include_dirs=["csrc"],
+    libraries=["m"],
     depends=[f"csrc/{path.name}" for path in sorted(HERE.glob("*.h"))],
     # -O3 for the unrolling of the tiles. No -march: the instruction set is chosen at run time.
     extra_compile_args=["-O3", "-std=gnu11", "-pthread", "-fvisibility=hidden"],

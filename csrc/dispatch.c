@@ -71,3 +71,23 @@ void frnn_elementwise(int32_t function, int32_t real_bits, int64_t n, const void
 double frnn_peak(int32_t real_bits, int64_t tasks, int64_t steps) {
     return kernels(real_bits, INT32_MAX)->peak(tasks, steps);
 }
+void frnn_optimize(const frnn_update *update) { kernels(update->real_bits, update->n)->optimize(update); }
+void frnn_head_run(frnn_head *head) { kernels(head->real_bits, head->C)->head(head); }
+
+static const frnn_kernels *stream_kernels(const frnn_stream *stream) {
+    return stream->real_bits == 32 ? sets[stream->isa].f32 : sets[stream->isa].f64;
+}
+int64_t frnn_stage_size(const frnn_stream *stream, int64_t stage) {
+    return stream_kernels(stream)->stage_size(stream->stage + stage);
+}
+void frnn_stream_pack(const frnn_stream *stream) {
+    for (int64_t k = 0; k < stream->stages; k++) stream_kernels(stream)->stage_pack(stream->stage + k);
+}
+int64_t frnn_stream_step(const frnn_stream *stream, const void *x) {
+    if (stream->table) {
+        const int64_t bad = frnn_find_bad_id(x, 8, stream->B, stream->V);
+        if (bad >= 0) return bad;
+    }
+    stream_kernels(stream)->stream_step(stream, x);
+    return -1;
+}

@@ -8,13 +8,19 @@ static inline int64_t id_at(const void *ids, int32_t id_bytes, int64_t n) {
 }
 
 int64_t frnn_find_bad_id(const void *ids, int32_t id_bytes, int64_t n, int64_t rows) {
-    /* first whether there is any, without a branch an id; as unsigned, a negative one is too large as well */
-    int bad = 0;
-    if (id_bytes == 4)
-        for (int64_t k = 0; k < n; k++) bad |= (uint32_t)((const int32_t *)ids)[k] >= (uint64_t)rows;
-    else
-        for (int64_t k = 0; k < n; k++) bad |= (uint64_t)((const int64_t *)ids)[k] >= (uint64_t)rows;
-    if (!bad) return -1;
+    /* First whether there is any, without a branch an id: one is bad if its sign bit, or that of what is left between
+     * it and the last row, is set. */
+    if (id_bytes == 4) {
+        const uint32_t *id = ids, last = (uint32_t)(rows < INT32_MAX ? rows - 1 : INT32_MAX);
+        uint32_t signs = 0;
+        for (int64_t k = 0; k < n; k++) signs |= id[k] | (last - id[k]);
+        if (!(signs >> 31)) return -1;
+    } else {
+        const uint64_t *id = ids, last = (uint64_t)(rows - 1);
+        uint64_t signs = 0;
+        for (int64_t k = 0; k < n; k++) signs |= id[k] | (last - id[k]);
+        if (!(signs >> 63)) return -1;
+    }
     for (int64_t k = 0;; k++)
         if ((uint64_t)id_at(ids, id_bytes, k) >= (uint64_t)rows) return k;
 }

@@ -66,6 +66,76 @@ int64_t frnn_gather(const void *table, int64_t rows, int64_t row_bytes, const vo
 int64_t frnn_scatter_add(const void *dy, int32_t real_bits, int64_t D, const void *ids, int32_t id_bytes, int64_t n,
                          void *out, int64_t rows);
 
+enum { FRNN_BINARY = 0, FRNN_CATEGORICAL = 1, FRNN_SPARSE = 2 };
+
+/* The end of a model: a dense layer, sigmoid or softmax, and the cross-entropy that belongs to it. */
+typedef struct {
+    int32_t loss_kind; /* FRNN_BINARY: sigmoid; FRNN_CATEGORICAL, FRNN_SPARSE: softmax */
+    int32_t real_bits;
+    int64_t n, I, C;
+    const void *x, *W, *b; /* (n, I), (I, C), (C) or NULL */
+    const void *y;         /* targets (n, C); FRNN_SPARSE: classes (n), int64 in [0, C) */
+    const void *weights;   /* (n), or NULL for ones */
+    void *p, *dz;          /* (n, C), written: probabilities, gradient of what they are the activation of */
+    void *dx, *dW, *db;    /* written; db NULL where b is; dW NULL: neither */
+    double loss;           /* written: the mean, as Keras takes it */
+    int64_t correct;       /* written: how many p are right, by Keras' accuracy for that loss */
+} frnn_head;
+void frnn_head_run(frnn_head *head);
+
+enum { FRNN_SGD = 0, FRNN_RMSPROP = 1, FRNN_ADAM = 2 };
+
+/* One step of an optimizer over all n parameters w, whose gradient is g; fastrnn/training/optimizers.py has the rules.
+ */
+typedef struct {
+    int32_t rule;     /* FRNN_SGD, FRNN_RMSPROP or FRNN_ADAM */
+    int32_t nesterov; /* SGD with momentum: 1 */
+    int32_t real_bits;
+    int64_t n;
+    void *w;
+    const void *g;
+    void *m; /* Adam; SGD and RMSprop with momentum, else NULL */
+    void *v; /* RMSprop and Adam: mean squares */
+    void *a; /* RMSprop, centered: mean gradients; Adam with amsgrad: the largest v so far; else NULL */
+    double rate, beta_1, beta_2, epsilon; /* beta_1 goes with m, beta_2 with v (RMSprop's rho) and a */
+} frnn_update;
+void frnn_optimize(const frnn_update *update);
+
+/* Streams: a chain of layers that takes one time step at a time and keeps its states. Arrays are the caller's. */
+enum { FRNN_STAGE_LSTM = 0, FRNN_STAGE_GRU = 1, FRNN_STAGE_GRU_RESET_BEFORE = 2, FRNN_STAGE_DENSE = 3 };
+enum {
+    FRNN_ACTIVATE_LINEAR = 0,
+    FRNN_ACTIVATE_SIGMOID = 1,
+    FRNN_ACTIVATE_TANH = 2,
+    FRNN_ACTIVATE_RELU = 3,
+    FRNN_ACTIVATE_SOFTMAX = 4
+};
+
+typedef struct {
+    int32_t kind;       /* FRNN_STAGE_... */
+    int32_t activation; /* of a dense layer: FRNN_ACTIVATE_... */
+    int64_t I, H;       /* inputs, units */
+    const void *W, *U,
+        *b;        /* as in frnn_call, dense (I, H) and (H); U NULL for dense, b NULL for none; read when packed */
+    void *packed;  /* frnn_stage_size() REALs */
+    void *scratch; /* 4 H REALs */
+    void *h, *c;   /* (B, H), read and written: the states; NULL where there are none */
+    void *y;       /* (B, H), written: the output */
+} frnn_stage;
+
+typedef struct {
+    int32_t real_bits, isa; /* the instruction set it was packed for, an index as below */
+    int64_t B, I, stages;
+    frnn_stage *stage;
+    const void *table; /* (V, I): steps take token ids; NULL: inputs (B, I) */
+    int64_t V;
+} frnn_stream;
+
+int64_t frnn_stage_size(const frnn_stream *stream, int64_t stage);
+void frnn_stream_pack(const frnn_stream *stream);
+/* x: (B, I) REALs, or (B) int64 token ids; -1, or the place of the first id outside [0, V), and nothing was done */
+int64_t frnn_stream_step(const frnn_stream *stream, const void *x);
+
 /* y[k] = function(x[k]), by the vector code that the kernels use: FRNN_EXP, FRNN_TANH or FRNN_SIGMOID. */
 void frnn_elementwise(int32_t function, int32_t real_bits, int64_t n, const void *x, void *y);
 

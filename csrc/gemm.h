@@ -93,27 +93,29 @@ INLINE void tile_multiply(const int rows, const int vectors, const int per_vecto
                           const REAL *B, int64_t ldb, const REAL *const *from, int64_t from_stride, const REAL *last,
                           REAL *C, int64_t ldc, int64_t c_stride) {
     vreal acc[TILE_ROWS][4];
-#pragma GCC unroll 12
-    for (int r = 0; r < rows; r++)
-#pragma GCC unroll 4
+    UNROLL
+    for (int r = 0; r < rows; r++) {
+        UNROLL
         for (int v = 0; v < vectors; v++)
             acc[r][v] = vload(v == vectors - 1 && last ? last : from[r] + v * from_stride);
+    }
     for (int64_t k = 0; k < K; k++) {
         vreal b[4];
-#pragma GCC unroll 4
+        UNROLL
         for (int v = 0; v < vectors; v++) b[v] = vload(B + k * ldb + v * LANES);
-#pragma GCC unroll 12
+        UNROLL
         for (int r = 0; r < rows; r++) {
             const REAL *a = A_rows ? A_rows[r] + k : A + r * row_stride + k * k_stride;
-#pragma GCC unroll 4
+            UNROLL
             for (int v = 0; v < vectors; v++)
                 acc[r][v] = vfma(vset(per_vector ? a[v * a_stride] : *a), b[v], acc[r][v]);
         }
     }
-#pragma GCC unroll 12
-    for (int r = 0; r < rows; r++)
-#pragma GCC unroll 4
+    UNROLL
+    for (int r = 0; r < rows; r++) {
+        UNROLL
         for (int v = 0; v < vectors; v++) vstore(C + r * ldc + v * c_stride, acc[r][v]);
+    }
 }
 
 /* -- all gates of one vector of units -------------------------------------------------------------------------------

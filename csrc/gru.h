@@ -1,9 +1,10 @@
 /* GRU, forward and backward, for the rows of one task, with the reset gate after the product with U or before it. The
- * equations are derived in fastrnn/backends/reference.py; the order of the slots, h z r q, in layer.h. */
+ * equations are derived in fastrnn/backends/reference.py; the order of the slots, h z r q, in plan.h. */
 #ifndef FRNN_GRU_H
 #define FRNN_GRU_H
 
-#include "layer.h"
+#include "backward.h"
+#include "forward.h"
 #include "vmath.h"
 
 /* Reset after, the gates: pre holds z and r before their activations and q, and then z and, in the place of q, the

@@ -1,8 +1,11 @@
 /* The one kernel body. A stub, kernels_<isa>_<type>.c, sets REAL_BITS, the instruction set and KERNELS, the name of
  * its table, and includes this. */
 #include "gru.h"
+#include "head.h"
 #include "lstm.h"
+#include "optimizers.h"
 #include "peak.h"
+#include "step.h"
 #include "table.h"
 #include "vmath.h"
 
@@ -51,7 +54,8 @@ static void elementwise(int32_t function, int64_t n, const void *x, void *y) {
     }
 }
 
-const frnn_kernels KERNELS = {forward, backward, reserve_size, elementwise, peak};
+const frnn_kernels KERNELS = {forward, backward, reserve_size, elementwise, peak,
+                              head,    optimize, stage_size,   stage_pack,  stream_step};
 
 #if defined(FRNN_CLANG_TARGET)
 #pragma clang attribute pop

@@ -2,7 +2,8 @@
 #ifndef FRNN_LSTM_H
 #define FRNN_LSTM_H
 
-#include "layer.h"
+#include "backward.h"
+#include "forward.h"
 #include "vmath.h"
 
 /* One row, up to c: pre holds i, f, g, o before their activations, a vector each, and then, of those, o and c in the

@@ -294,6 +294,11 @@ static layer_task task_make(layer_plan *p, int64_t index, int64_t member, int64_
     return k;
 }
 
+/* Large enough that a small vocabulary, as one task, needs no other thread. */
+enum { WORDS_PER_TASK = 1024, PANELS_PER_TASK = 8 };
+
+static int64_t word_tasks(const layer_plan *p) { return (p->call->V + WORDS_PER_TASK - 1) / WORDS_PER_TASK; }
+
 /* Where all members of a task meet: what each wrote before is there for all after. */
 INLINE void meet(const layer_task *k) {
     if (k->members > 1) frnn_barrier_wait(&k->plan->barrier, (int)k->members);

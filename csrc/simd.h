@@ -54,6 +54,12 @@ typedef REAL vreal_u __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(RE
  * and no vector crosses a call. */
 #define INLINE static inline __attribute__((always_inline))
 #define RESTRICT __restrict__
+/* Before a loop of a constant, small number of turns, so that arrays of vectors become registers. */
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
 /* The products have many tiles; a copy for every caller would only take long to compile. */
 #if defined(__clang__)
 #define NOINLINE static __attribute__((noinline))

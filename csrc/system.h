@@ -1,5 +1,6 @@
 /* The system headers of all files, so that they come before a file turns its instruction set on: a libc function
  * inlined under a wider one could run where it must not. */
+#include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>

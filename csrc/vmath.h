@@ -50,7 +50,7 @@ INLINE void exp_parts(vreal y, vreal *scale, vreal *m) {
     vreal r = vfma(n, vset(-LN2_HIGH), y);
     r = vfma(n, vset(-LN2_LOW), r);
     vreal q = vset(EXPM1_Q[EXPM1_Q_DEGREE]);
-#pragma GCC unroll 16
+    UNROLL
     for (int k = EXPM1_Q_DEGREE - 1; k >= 0; k--) q = vfma(q, r, vset(EXPM1_Q[k]));
     *m = vfma(r * r, q, r);
     *scale = (vreal)(((vuint)shifted << MANTISSA_BITS) + ONE_BITS);

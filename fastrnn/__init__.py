@@ -16,6 +16,7 @@ from fastrnn.datasets.sequence import pad_sequences
 from fastrnn.layers import GRU, LSTM, Dense, Dropout, Embedding
 from fastrnn.ops import gru, gru_backward, gru_forward, lstm, lstm_backward, lstm_forward
 from fastrnn.random import set_seed
+from fastrnn.streaming import Stream
 from fastrnn.training import (
     SGD,
     Adam,
@@ -51,6 +52,7 @@ __all__ = [
     "RMSprop",
     "ReduceLROnPlateau",
     "Sequential",
+    "Stream",
     "TerminateOnNaN",
     "__version__",
     "available_backends",

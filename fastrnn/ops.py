@@ -143,8 +143,8 @@ def _upstream(reserve: Any, cell: str, dy: Any, **states: Any) -> tuple[np.ndarr
         raise TypeError(f"reserve must be what a training {cell} forward gave, got {type(reserve).__name__}")
     call = reserve.call
     dtype, state_shape = call.x.dtype, call.state_shape
-    checked = (_optional(name, value, state_shape, dtype) for name, value in states.items())
-    return _optional("dy", dy, call.y_shape, dtype), *checked
+    checked = [value if value is None else _floats(name, value, state_shape, dtype) for name, value in states.items()]
+    return (dy if dy is None else _floats("dy", dy, call.y_shape, dtype), *checked)
 
 
 def lstm_forward(
@@ -287,6 +287,93 @@ def gru_backward(reserve: Reserve, dy: Any = None, dhT: Any = None) -> Gradients
     dy, dhT = _upstream(reserve, "GRU", dy, dhT=dhT)
     gradients: Gradients = reserve.backend.gru_backward(reserve.call, reserve.data, dy, dhT)
     return gradients
+
+
+def forward_again(
+    reserve: Reserve,
+    x: Any,
+    weights: list[np.ndarray],
+    *,
+    mask: Any,
+    dropout_mask: np.ndarray | None,
+    recurrent_dropout_mask: np.ndarray | None,
+    go_backwards: bool,
+    zero_output_for_mask: bool,
+    return_sequences: bool,
+    reset_after: bool,
+    backend: str | None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None] | None:
+    """For layers: a training forward that takes over the reserve of the last one, which nobody else may hold.
+
+    It gives y, hT, cT (None for GRU); or None, and has done nothing, where the backend cannot or where anything but the
+    values of inputs and masks differs from the last call; initial states are always zero. So nothing needs to be
+    checked or made anew that has been.
+    """
+    call, module = reserve.call, get_backend(backend)
+    again = getattr(module, "forward_again", None)
+    W, U, *b = weights
+    if dropout_mask is not None and dropout_mask.ndim == 2:
+        dropout_mask = dropout_mask[None]
+    inputs, looked_up = (x.ids, call.ids) if isinstance(x, Lookup) else (x, call.x)
+    if (
+        again is None
+        or module is not reserve.backend
+        or W is not call.W
+        or U is not call.U
+        or (b[0] if b else None) is not call.b
+        or call.h0 is not None
+        or call.c0 is not None
+        or looked_up is None
+        or (inputs is x) is not (call.ids is None)
+        or (inputs is not x and x.table is not call.x)
+        or not _alike(inputs, looked_up)
+        or not _alike(dropout_mask, call.x_mask)
+        or not _alike(recurrent_dropout_mask, call.h_mask)
+        or not _alike(mask, None if call.mask is None else call.mask.view(np.bool_))
+        or go_backwards is not call.go_backwards
+        or zero_output_for_mask is not call.zero_output_for_mask
+        or return_sequences is not call.return_sequences
+        or reset_after is not call.reset_after
+    ):
+        return None
+    if inputs is x:
+        call.x = x
+    else:
+        call.ids = inputs
+    call.x_mask, call.h_mask = dropout_mask, recurrent_dropout_mask
+    call.mask = None if mask is None else mask.view(np.uint8)
+    try:
+        outputs: tuple[np.ndarray, np.ndarray, np.ndarray | None] = again(call, reserve.data)
+    except IndexError:
+        raise _out_of_range(inputs, len(call.x)) from None
+    return outputs
+
+
+def backward_into(
+    reserve: Reserve, grads: list[np.ndarray], dy: np.ndarray | None, states: dict[str, np.ndarray | None]
+) -> Gradients:
+    """For layers: backward with the gradients of W, U and b written to `grads`; `states` holds dhT and for LSTM dcT."""
+    call, module = reserve.call, reserve.backend
+    dy, dhT, *dcT = _upstream(reserve, reserve.cell, dy, **states)
+    dW, dU, *db = grads
+    into = getattr(module, "backward_into", None)
+    if into is None:
+        backward = module.lstm_backward if dcT else module.gru_backward
+        gradients: Gradients = backward(call, reserve.data, dy, dhT, *dcT)
+        for grad, new in zip(grads, (gradients.dW, gradients.dU, gradients.db), strict=False):
+            grad[...] = new
+        return gradients
+    dx, dh0 = np.empty_like(call.x), np.empty(call.state_shape, call.x.dtype)
+    out = Gradients(dx, dW, dU, db[0] if db else None, dh0, np.empty_like(dh0) if dcT else None)
+    into(call, reserve.data, dy, dhT, dcT[0] if dcT else None, out)
+    return out
+
+
+def _alike(new: np.ndarray | None, old: np.ndarray | None) -> bool:
+    """Whether one array can stand for the other in a call, or neither is there."""
+    if new is None or old is None:
+        return new is old
+    return new.shape == old.shape and new.dtype == old.dtype and new.flags.c_contiguous
 
 
 def lstm(x: Any, W: Any, U: Any, b: Any = None, h0: Any = None, c0: Any = None, **options: Any) -> tuple[Any, Any, Any]:

@@ -18,12 +18,13 @@ ALLOWED = {
     "backends": set(),
     "ops": {"backends"},
     "layers": {"ops", "backends"},
+    "streaming": {"layers", "ops", "backends"},
     "io": {"layers"},
     "datasets": {"io"},
-    "training": {"layers", "io"},
+    "training": {"layers", "backends", "io"},
     "plots": {"io"},
     "textbook": {"layers", "training", "datasets"},
-    "bench": {"layers", "training", "ops", "backends", "io"},
+    "bench": {"streaming", "layers", "training", "ops", "backends", "io"},
     "cli": {"bench", "textbook", "training", "layers", "datasets", "backends", "plots"},
 }
 

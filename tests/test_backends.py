@@ -84,9 +84,12 @@ def test_any_shape_and_options(cell: str, shape: tuple[int, int, int, int], opti
 
 
 @pytest.mark.parametrize("options", ["plain", "mask_zero", "mask_last", "all"])
+@pytest.mark.parametrize("shape", [(34, 30, 9, 11), (3, 5, 70, 100)])
 @pytest.mark.parametrize("cell", CELLS)
-def test_inference_gives_what_training_gives(poisoned: str, cell: str, options: str) -> None:
-    case = make_case(cell, (34, 30, 9, 11), np.float32, seed=6, **OPTIONS[options])
+def test_inference_gives_what_training_gives(
+    poisoned: str, cell: str, shape: tuple[int, int, int, int], options: str
+) -> None:
+    case = make_case(cell, shape, np.float32, seed=6, **OPTIONS[options])
     *trained, _ = case.forward(poisoned)
     *inferred, reserve = case.forward(poisoned, training=False)
     assert reserve is None

@@ -154,6 +154,12 @@ def test_digits(value, text):
     assert report.digits(value) == text
 
 
+def test_amounts():
+    values = [report.amount(seconds, "s") for seconds in (2.5e-6, 2.5e-4, 2.5e-2, 2.5)]
+    assert values == ["2.50 µs", "0.250 ms", "25.0 ms", "2.50 s"]
+    assert report.amount(2.5e6, "bytes") == "2.50 MB"
+
+
 def test_results_come_back_as_they_were_written(tmp_path):
     results = make_results()
     results.write(tmp_path / "results.json")

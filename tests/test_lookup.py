@@ -12,9 +12,9 @@ from cases import CELLS, OPTIONS, assert_close, make_case
 from fastrnn.ops import Lookup, embedding_backward
 
 # (words, shape): fewer words than half the tokens, more, more than the tokens; more than one task of words, of which
-# each has 1024
+# each has 1024; weights so large that a team of threads works on one task
 SHAPE = (37, 20, 6, 11)
-WORDS = [(1, SHAPE), (5, SHAPE), (60, SHAPE), (371, SHAPE), (900, SHAPE), (1500, (80, 50, 6, 11))]
+WORDS = [(1, SHAPE), (5, SHAPE), (60, SHAPE), (371, SHAPE), (900, SHAPE), (1500, (80, 50, 6, 11)), (9, (5, 6, 60, 105))]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -27,7 +27,7 @@ def test_values_and_gradients(
     backend = poisoned
     case = make_case(cell, shape, dtype, seed=50, **OPTIONS[options])
     rng = np.random.default_rng(words)
-    table = rng.normal(size=(words, 6)).astype(dtype)
+    table = rng.normal(size=(words, shape[2])).astype(dtype)
     ids = rng.integers(0, words, shape[:2]).astype(np.int32 if words % 2 else np.int64)
     want = case.with_inputs(x=table[ids]).run("reference")
     dtable = np.empty_like(table)

@@ -52,6 +52,13 @@ def use_backend(name: str) -> Iterator[None]:
         _chosen.reset(token)
 
 
+@contextmanager
+def pin_backend() -> Iterator[None]:
+    """Within the `with` block, what is in use where it begins: nobody looks into the environment at every call."""
+    with use_backend(get_backend().__name__.rpartition(".")[2]):
+        yield
+
+
 def get_backend(name: str | None = None) -> ModuleType:
     """The module to run on. ValueError for an unknown name, RuntimeError for one that is not there."""
     where = "backend"

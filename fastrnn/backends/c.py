@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import threads
-from .contract import Call, Gradients
+from .contract import Call, Gradients, Head
 
 try:
     from fastrnn._kernels import ffi, lib
@@ -18,6 +17,7 @@ except ImportError as error:  # the registry shows this as the reason why the ba
         f"the compiled module fastrnn._kernels cannot be loaded ({error}); it is built where a C compiler "
         "(gcc or clang) is at hand when fastrnn is installed"
     ) from error
+from .c_stream import CStream
 
 
 def isa_names() -> list[str]:
@@ -54,11 +54,16 @@ threads.on_change(lambda number: lib.frnn_set_threads(min(number, 2**31 - 1)))
 
 
 class Data(NamedTuple):
-    """What backward needs: the kernels' reserve, the forward's struct, and x as the kernel saw it."""
+    """What backward needs: the kernels' reserve, the forward's struct, and the rows looked up for it, if they were."""
 
     reserve: np.ndarray
     c_call: Any
-    x: np.ndarray
+    rows: np.ndarray | None
+    y_shape: tuple[int, ...]
+    state_shape: tuple[int, int]
+
+
+_at = ffi.from_buffer
 
 
 def _pointer(array: np.ndarray | None) -> Any:
@@ -66,7 +71,7 @@ def _pointer(array: np.ndarray | None) -> Any:
 
 
 def _c_call(cell: int, call: Call) -> Any:
-    """The call as the C struct; it points into the call's arrays, which must outlive it."""
+    """The call as the C struct, but for inputs and masks; it points into the call's arrays, which must outlive it."""
     c_call = ffi.new("frnn_call *")
     # one by one: a dict of fields takes twice as long
     c_call.cell = cell
@@ -77,16 +82,28 @@ def _c_call(cell: int, call: Call) -> Any:
     c_call.zero_masked = call.zero_output_for_mask
     c_call.sequences = call.return_sequences
     c_call.reset_after = call.reset_after
-    c_call.x, c_call.W, c_call.U = _pointer(call.x), _pointer(call.W), _pointer(call.U)
-    if call.ids is not None:
-        c_call.ids, c_call.V, c_call.id_bytes = _pointer(call.ids), len(call.x), call.ids.itemsize
-    if call.x_mask is not None:
-        c_call.x_mask, c_call.x_masks = _pointer(call.x_mask), len(call.x_mask)
-    if call.h_mask is not None:
-        c_call.h_mask, c_call.h_masks = _pointer(call.h_mask), len(call.h_mask)
-    c_call.b, c_call.mask = _pointer(call.b), _pointer(call.mask)
+    c_call.W, c_call.U, c_call.b = _at(call.W), _at(call.U), _pointer(call.b)
     c_call.h0, c_call.c0 = _pointer(call.h0), _pointer(call.c0)
     return c_call
+
+
+def _set_inputs(c_call: Any, call: Call, rows: np.ndarray | None) -> None:
+    """Points the struct to inputs and masks. Token ids are checked, and looked up if there are `rows` to fill."""
+    if call.ids is None:
+        c_call.x = _at(call.x)
+    elif rows is not None:
+        _gather(call.x, call.ids, rows)
+        c_call.x = _at(rows)
+    else:
+        _check_found(_bad_id(call.ids, len(call.x)))
+        c_call.x, c_call.ids = _at(call.x), _at(call.ids)
+        c_call.V, c_call.id_bytes = len(call.x), call.ids.itemsize
+    if call.mask is not None:
+        c_call.mask = _at(call.mask)
+    if call.x_mask is not None:
+        c_call.x_mask, c_call.x_masks = _at(call.x_mask), len(call.x_mask)
+    if call.h_mask is not None:
+        c_call.h_mask, c_call.h_masks = _at(call.h_mask), len(call.h_mask)
 
 
 def _run(function: Any, c_call: Any) -> None:
@@ -96,7 +113,7 @@ def _run(function: Any, c_call: Any) -> None:
 
 def _bad_id(ids: np.ndarray, rows: int) -> int:
     """The place of the first id outside the table, or -1."""
-    return int(lib.frnn_find_bad_id(_pointer(ids), ids.itemsize, ids.size, rows))
+    return int(lib.frnn_find_bad_id(_at(ids), ids.itemsize, ids.size, rows))
 
 
 def _check_found(bad: int) -> None:
@@ -119,56 +136,76 @@ def _by_word(call: Call) -> bool:
     return 2 * words <= call.ids.size and words * call.W.shape[1] <= MAX_WORD_REALS
 
 
-def _forward(cell: int, call: Call) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, Any]:
-    if call.ids is not None and not _by_word(call):
-        call = replace(call, x=embedding_forward(call.x, call.ids), ids=None)
-    elif call.ids is not None:
-        _check_found(_bad_id(call.ids, len(call.x)))
-    c_call = _c_call(cell, call)
-    state_shape, dtype = call.state_shape, call.x.dtype
-    y, hT = np.empty(call.y_shape, dtype), np.empty(state_shape, dtype)
-    cT = np.empty(state_shape, dtype) if cell == lib.FRNN_LSTM else None
-    c_call.y, c_call.hT, c_call.cT = _pointer(y), _pointer(hT), _pointer(cT)
-    if not call.training:
-        _run(lib.frnn_forward, c_call)
-        return y, hT, cT, None
-    reserve = np.empty(lib.frnn_reserve_size(c_call), dtype)
-    c_call.reserve = _pointer(reserve)
+Outputs = tuple[np.ndarray, np.ndarray, np.ndarray | None]
+
+
+def _outputs(c_call: Any, y_shape: tuple[int, ...], state_shape: tuple[int, int], dtype: np.dtype[Any]) -> Outputs:
+    """Runs forward into new outputs."""
+    y, hT, cT = np.empty(y_shape, dtype), np.empty(state_shape, dtype), None
+    c_call.y, c_call.hT = _at(y), _at(hT)
+    if c_call.cell == lib.FRNN_LSTM:
+        cT = np.empty(state_shape, dtype)
+        c_call.cT = _at(cT)
     _run(lib.frnn_forward, c_call)
-    return y, hT, cT, Data(reserve, c_call, call.x)
+    return y, hT, cT
+
+
+def _forward(cell: int, call: Call) -> tuple[Outputs, Data | None]:
+    rows = None
+    if call.ids is not None and not _by_word(call):
+        rows = np.empty((*call.ids.shape, call.x.shape[1]), call.x.dtype)
+    c_call = _c_call(cell, call)
+    _set_inputs(c_call, call, rows)
+    shapes = call.y_shape, call.state_shape
+    if not call.training:
+        return _outputs(c_call, *shapes, call.x.dtype), None
+    reserve = np.empty(lib.frnn_reserve_size(c_call), call.x.dtype)
+    c_call.reserve = _at(reserve)
+    return _outputs(c_call, *shapes, call.x.dtype), Data(reserve, c_call, rows, *shapes)
+
+
+def forward_again(call: Call, data: Data) -> Outputs:
+    _set_inputs(data.c_call, call, data.rows)
+    return _outputs(data.c_call, data.y_shape, data.state_shape, call.x.dtype)
 
 
 def _backward(
     call: Call, data: Data, dy: np.ndarray | None, dhT: np.ndarray | None, dcT: np.ndarray | None
 ) -> Gradients:
-    if call.ids is not None and _bad_id(call.ids, len(call.x)) >= 0:
-        raise ValueError("token ids were changed since the forward call, and are now outside the table")
-    # a copy of its own: backward may run in two threads at once
-    c_call = ffi.new("frnn_call *", data.c_call[0])
     state_shape, dtype = call.state_shape, call.x.dtype
     grads = Gradients(
-        dx=np.empty_like(data.x),
+        dx=np.empty_like(call.x),
         dW=np.empty_like(call.W),
         dU=np.empty_like(call.U),
         db=None if call.b is None else np.empty_like(call.b),
         dh0=np.empty(state_shape, dtype),
-        dc0=np.empty(state_shape, dtype) if c_call.cell == lib.FRNN_LSTM else None,
+        dc0=np.empty(state_shape, dtype) if data.c_call.cell == lib.FRNN_LSTM else None,
     )
+    backward_into(call, data, dy, dhT, dcT, grads)
+    return grads
+
+
+def backward_into(
+    call: Call, data: Data, dy: np.ndarray | None, dhT: np.ndarray | None, dcT: np.ndarray | None, out: Gradients
+) -> None:
+    if call.ids is not None and _bad_id(call.ids, len(call.x)) >= 0:
+        raise ValueError("token ids were changed since the forward call, and are now outside the table")
+    # a copy of its own: backward may run in two threads at once
+    c_call = ffi.new("frnn_call *", data.c_call[0])
+    dx = out.dx if data.rows is None else np.empty_like(data.rows)
     c_call.dy, c_call.dhT, c_call.dcT = _pointer(dy), _pointer(dhT), _pointer(dcT)
-    c_call.dx, c_call.dW, c_call.dU = _pointer(grads.dx), _pointer(grads.dW), _pointer(grads.dU)
-    c_call.db, c_call.dh0, c_call.dc0 = _pointer(grads.db), _pointer(grads.dh0), _pointer(grads.dc0)
+    c_call.dx, c_call.dW, c_call.dU, c_call.dh0 = _at(dx), _at(out.dW), _at(out.dU), _at(out.dh0)
+    c_call.db, c_call.dc0 = _pointer(out.db), _pointer(out.dc0)
     _run(lib.frnn_backward, c_call)
-    if call.ids is None or data.x is call.x:
-        return grads
-    table = np.empty_like(call.x)
-    embedding_backward(call.ids, grads.dx, table)
-    return grads._replace(dx=table)
+    if data.rows is not None:
+        assert call.ids is not None
+        embedding_backward(call.ids, dx, out.dx)
 
 
 def lstm_forward(call: Call) -> tuple[np.ndarray, np.ndarray, np.ndarray, Any]:
-    y, hT, cT, reserve = _forward(lib.FRNN_LSTM, call)
+    (y, hT, cT), data = _forward(lib.FRNN_LSTM, call)
     assert cT is not None
-    return y, hT, cT, reserve
+    return y, hT, cT, data
 
 
 def lstm_backward(
@@ -178,8 +215,8 @@ def lstm_backward(
 
 
 def gru_forward(call: Call) -> tuple[np.ndarray, np.ndarray, Any]:
-    y, hT, _, reserve = _forward(lib.FRNN_GRU, call)
-    return y, hT, reserve
+    (y, hT, _), data = _forward(lib.FRNN_GRU, call)
+    return y, hT, data
 
 
 def gru_backward(call: Call, data: Any, dy: np.ndarray | None, dhT: np.ndarray | None) -> Gradients:
@@ -188,10 +225,14 @@ def gru_backward(call: Call, data: Any, dy: np.ndarray | None, dhT: np.ndarray |
 
 def embedding_forward(table: np.ndarray, ids: np.ndarray) -> np.ndarray:
     out = np.empty((*ids.shape, table.shape[1]), table.dtype)
+    _gather(table, ids, out)
+    return out
+
+
+def _gather(table: np.ndarray, ids: np.ndarray, out: np.ndarray) -> None:
     row_bytes = table.itemsize * table.shape[1]
     bad = lib.frnn_gather(_pointer(table), len(table), row_bytes, _pointer(ids), ids.itemsize, ids.size, _pointer(out))
     _check_found(bad)
-    return out
 
 
 def embedding_backward(ids: np.ndarray, dy: np.ndarray, out: np.ndarray) -> None:
@@ -199,3 +240,66 @@ def embedding_backward(ids: np.ndarray, dy: np.ndarray, out: np.ndarray) -> None
         _pointer(dy), dy.itemsize * 8, out.shape[1], _pointer(ids), ids.itemsize, ids.size, _pointer(out), len(out)
     )
     _check_found(bad)
+
+
+stream = CStream
+
+_RULES = {"sgd": lib.FRNN_SGD, "rmsprop": lib.FRNN_RMSPROP, "adam": lib.FRNN_ADAM}
+
+
+def optimize(
+    w: np.ndarray,
+    g: np.ndarray,
+    rule: str,
+    m: np.ndarray | None,
+    v: np.ndarray | None,
+    a: np.ndarray | None,
+    rate: float,
+    beta_1: float,
+    beta_2: float,
+    epsilon: float,
+    nesterov: bool,
+) -> None:
+    slots = [ffi.NULL if slot is None else _at(slot) for slot in (m, v, a)]
+    fields = (_RULES[rule], nesterov, w.itemsize * 8, w.size, _at(w), _at(g), *slots, rate, beta_1, beta_2, epsilon)
+    lib.frnn_optimize(ffi.new("frnn_update *", fields))
+
+
+_HEADS = {
+    "binary_crossentropy": lib.FRNN_BINARY,
+    "categorical_crossentropy": lib.FRNN_CATEGORICAL,
+    "sparse_categorical_crossentropy": lib.FRNN_SPARSE,
+}
+
+# Beyond, a product is worth a call of BLAS.
+MAX_HEAD_PRODUCTS = 1 << 15
+
+
+def dense_crossentropy(
+    loss: str,
+    x: np.ndarray,
+    W: np.ndarray,
+    b: np.ndarray | None,
+    y: np.ndarray,
+    weights: np.ndarray | None,
+    dW: np.ndarray | None,
+    db: np.ndarray | None,
+) -> Head | None:
+    inputs, units = W.shape
+    n = x.size // inputs
+    if n * inputs * units > MAX_HEAD_PRODUCTS:
+        return None
+    dtype, entries = x.dtype, x.shape[:-1]
+    p, dz = np.empty((*entries, units), dtype), np.empty((n, units), dtype)
+    dx = None if dW is None else np.empty(x.shape, dtype)
+    run = ffi.new("frnn_head *")
+    run.loss_kind, run.real_bits, run.n, run.I, run.C = _HEADS[loss], dtype.itemsize * 8, n, inputs, units
+    run.x, run.W, run.y, run.p, run.dz = _at(x), _at(W), _at(y), _at(p), _at(dz)
+    if b is not None:
+        run.b = _at(b)
+    if weights is not None:
+        run.weights = _at(weights)
+    if dW is not None:
+        run.dx, run.dW, run.db = _at(dx), _at(dW), _pointer(db)
+    lib.frnn_head_run(run)
+    return Head(run.loss, run.correct, p, dx)

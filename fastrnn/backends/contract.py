@@ -10,6 +10,26 @@ A backend is a module with
 beyond the call, in whatever layout is fast for the backend; None unless `call.training`. Backward changes neither the
 call nor the data, so it may run twice, or in two threads at once. The embedding functions raise IndexError(place) for
 the first id outside the table.
+
+A backend may also have the following, which make a training step shorter; where it has not, what it has and NumPy do.
+
+    forward_again(call, data) -> (y, hT, cT)
+        The training forward once more, for a call with other inputs and masks of the same shapes: nobody needs what
+        `data` holds any more, and it is written anew. cT is None for GRU.
+    backward_into(call, data, dy, dhT, dcT, out) -> None
+        Backward into the arrays of `out`, Gradients.
+    optimize(w, g, rule, m, v, a, rate, beta_1, beta_2, epsilon, nesterov) -> None
+        One step of "sgd", "rmsprop" or "adam", the rules of fastrnn/training/optimizers.py, over flat arrays of one
+        type and size. Slots that a rule or its options have not are None: m (momentum, or Adam's means), v (mean
+        squares), a (RMSprop's mean gradients, or Adam's largest v).
+    dense_crossentropy(loss, x, W, b, y, weights, dW, db) -> Head, or None where the calls of NumPy are as good
+        A last Dense, its sigmoid or softmax, and the cross-entropy that belongs to it, `loss` being Keras' name.
+        y as the loss prepared it; weights one for each row of x, or None; dW and db are written, or None, for no
+        gradients.
+    stream(table, stages, inputs) -> an object with pack([Weights]) and step(x)
+        Steps of layers one after another, Stages, from (B, inputs) numbers or, where there is a table
+        (V, inputs), (B,) int64 token ids. pack copies the weights, one for each stage; step updates the stages' states
+        and writes all their outputs, and raises IndexError(place) for the first id outside the table.
 """
 
 from __future__ import annotations
@@ -86,6 +106,36 @@ class Gradients(NamedTuple):
     db: np.ndarray | None
     dh0: np.ndarray
     dc0: np.ndarray | None
+
+
+class Head(NamedTuple):
+    """The end of a model: the mean loss, how many predictions are right, predictions p, the gradient of x or None."""
+
+    loss: float
+    correct: int
+    p: np.ndarray
+    dx: np.ndarray | None
+
+
+class Stage(NamedTuple):
+    """A layer of a stream: "lstm", "gru", "gru_reset_before" or "dense", a dense one's activation, its arrays.
+
+    y (B, H) is the output; h and c (B, H) the states, None where there are none.
+    """
+
+    kind: str
+    activation: str
+    y: np.ndarray
+    h: np.ndarray | None
+    c: np.ndarray | None
+
+
+class Weights(NamedTuple):
+    """Kernel, recurrent kernel (None for a dense layer) and bias (None for none), in Keras' layouts."""
+
+    W: np.ndarray
+    U: np.ndarray | None
+    b: np.ndarray | None
 
 
 class Reserve(NamedTuple):

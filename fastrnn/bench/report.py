@@ -31,9 +31,11 @@ def digits(value: float) -> str:
 
 
 def amount(value: float, unit: str) -> str:
-    """Seconds as ms or s, bytes as MB."""
+    """Seconds as µs, ms or s, bytes as MB."""
     if unit == "bytes":
         return f"{digits(value / 1e6)} MB"
+    if value < 1e-4:
+        return f"{digits(1e6 * value)} µs"
     return f"{digits(value)} s" if value >= 1 else f"{digits(1e3 * value)} ms"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastrnn import ops
-from fastrnn.backends.contract import Gradients, Reserve
+from fastrnn.backends.contract import Reserve
 from fastrnn.layers import initializers
 from fastrnn.layers.arguments import integer, real
 from fastrnn.layers.base import Layer, Shape
@@ -20,6 +20,7 @@ class RNN(Layer):
 
     gates: int
     states_count: int
+    reset_after = False
 
     def __init__(
         self,
@@ -132,25 +133,32 @@ class RNN(Layer):
             raise ValueError(f"{self.name}: x must have shape (batch, time, inputs), got {shape}")
         if not self.built:
             self.build(shape)
-        x_mask, h_mask = self.draw_dropout_masks(shape[0], shape[2]) if training else (None, None)
-        W, U, *b = self.weights
-        y, states, reserve = self._forward(
-            x,
-            W,
-            U,
-            b[0] if b else None,
-            *self._initial_states(initial_state, shape[0]),
-            mask=mask,
-            dropout_mask=x_mask,
-            recurrent_dropout_mask=h_mask,
-            go_backwards=self.go_backwards,
-            zero_output_for_mask=self.zero_output_for_mask,
-            return_sequences=self.return_sequences,
-            training=training,
-            backend=self.backend,
-        )
+        x_mask = h_mask = None
+        if training and (self.dropout or self.recurrent_dropout):
+            x_mask, h_mask = self.draw_dropout_masks(shape[0], shape[2])
+        options: dict[str, Any] = {
+            "mask": mask,
+            "dropout_mask": x_mask,
+            "recurrent_dropout_mask": h_mask,
+            "go_backwards": self.go_backwards,
+            "zero_output_for_mask": self.zero_output_for_mask,
+            "return_sequences": self.return_sequences,
+            "backend": self.backend,
+        }
+        initial = self._initial_states(initial_state, shape[0])
+        outputs = None
         if training:
-            self._reserve = reserve
+            last, self._reserve = self._reserve, None  # none is left if the call fails
+            if last is not None and initial[0] is None:
+                outputs = ops.forward_again(last, x, self.weights, reset_after=self.reset_after, **options)
+            self._reserve = last
+        if outputs is None:
+            W, U, *b = self.weights
+            y, states, reserve = self._forward(x, W, U, b[0] if b else None, *initial, training=training, **options)
+            if training:
+                self._reserve = reserve
+        else:
+            y, *states = (array for array in outputs if array is not None)
         if self.stateful:
             self.states = [state.copy() for state in states]
         return (y, *states) if self.return_state else y
@@ -170,17 +178,48 @@ class RNN(Layer):
         upstream = [None] * self.states_count if dstates is None else list(dstates)
         if len(upstream) != self.states_count:
             raise ValueError(f"{self.name}.backward: dstates must be {self.states_count} arrays, got {len(upstream)}")
-        cast = [None if d is None else np.asarray(d, dtype=self.dtype) for d in (dy, *upstream)]
-        gradients = self._backward(self._reserve, *cast)
-        for grad, new in zip(self.grads, (gradients.dW, gradients.dU, gradients.db), strict=False):
-            grad[...] = new
+        dy, *upstream = [None if d is None else np.asarray(d, dtype=self.dtype) for d in (dy, *upstream)]
+        states = dict(zip(("dhT", "dcT"), upstream, strict=False))
+        gradients = ops.backward_into(self._reserve, self.grads, dy, states)
         self.dinitial_state = [gradients.dh0] if gradients.dc0 is None else [gradients.dh0, gradients.dc0]
         return gradients.dx
 
-    def _forward(self, *args: Any, **options: Any) -> tuple[np.ndarray, list[np.ndarray], Reserve | None]:
-        raise NotImplementedError
+    def step(
+        self, x: Any, states: np.ndarray | Sequence[np.ndarray] | None = None
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        """One time step, for inference: `fastrnn.Stream` does the same much faster and keeps the states itself.
 
-    def _backward(self, reserve: Reserve, *upstream: np.ndarray | None) -> Gradients:
+        Args:
+            x (batch, inputs) or (inputs,): cast to the layer's dtype.
+            states: [h, c] for LSTM, h or [h] for GRU, each (batch, units) or (units,) as x is; None for zeros.
+
+        Returns:
+            The output, which is the new h, and the new states, to be handed to the next step; all of them new arrays.
+
+        Raises:
+            ValueError: a wrong shape, or a layer that is not built.
+        """
+        x = np.asarray(x, dtype=self.dtype)
+        if not self.built:
+            raise ValueError(f"{self.name}.step: the layer has no weights yet; call it, or build(), first")
+        inputs = len(self.weights[0])
+        if x.ndim not in (1, 2) or x.shape[-1] != inputs:
+            raise ValueError(f"{self.name}.step: x must have shape (batch, {inputs}) or ({inputs},), got {x.shape}")
+        if states is None:
+            states = [np.zeros((*x.shape[:-1], self.units), self.dtype)] * self.states_count
+        given = [np.asarray(s) for s in (states if isinstance(states, list | tuple) else [states])]
+        for state in given:
+            if state.shape != (*x.shape[:-1], self.units):
+                want = (*x.shape[:-1], self.units)
+                raise ValueError(f"{self.name}.step: states must have shape {want}, got {state.shape}")
+        rows = x.reshape(-1, 1, inputs)
+        initial = self._initial_states([s.reshape(-1, self.units) for s in given], len(rows))
+        W, U, *b = self.weights
+        _, new, _ = self._forward(rows, W, U, b[0] if b else None, *initial, training=False, backend=self.backend)
+        new = [state.reshape(*x.shape[:-1], self.units) for state in new]
+        return new[0].copy(), new
+
+    def _forward(self, *args: Any, **options: Any) -> tuple[np.ndarray, list[np.ndarray], Reserve | None]:
         raise NotImplementedError
 
     # -- states and dropout -----------------------------------------------------------------------
@@ -264,9 +303,6 @@ class LSTM(RNN):
         y, h, c, reserve = ops.lstm_forward(*args, **options)
         return y, [h, c], reserve
 
-    def _backward(self, reserve: Reserve, *upstream: np.ndarray | None) -> Gradients:
-        return ops.lstm_backward(reserve, *upstream)
-
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "unit_forget_bias": self.unit_forget_bias}
 
@@ -296,9 +332,6 @@ class GRU(RNN):
     def _forward(self, *args: Any, **options: Any) -> tuple[np.ndarray, list[np.ndarray], Reserve | None]:
         y, h, reserve = ops.gru_forward(*args, reset_after=self.reset_after, **options)
         return y, [h], reserve
-
-    def _backward(self, reserve: Reserve, *upstream: np.ndarray | None) -> Gradients:
-        return ops.gru_backward(reserve, *upstream)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "reset_after": self.reset_after}

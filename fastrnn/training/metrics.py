@@ -54,8 +54,12 @@ class Metric:
             if values.ndim > mask.ndim:
                 values = values.mean(axis=-1)
             values = values[mask]
-        self._total += int(np.count_nonzero(values)) if values.dtype == bool else float(values.sum())
-        self._count += values.size
+        self.add(int(np.count_nonzero(values)) if values.dtype == bool else float(values.sum()), values.size)
+
+    def add(self, total: float, count: int) -> None:
+        """Takes in `count` values whose sum is `total`."""
+        self._total += total
+        self._count += count
 
     def result(self) -> float:
         """The mean so far; 0 before the first batch."""

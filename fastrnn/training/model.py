@@ -9,15 +9,16 @@ from typing import Any
 
 import numpy as np
 
+from fastrnn.backends import pin_backend
 from fastrnn.layers.arguments import integer
 from fastrnn.layers.base import Layer, Shape
 from fastrnn.layers.chain import Chain
-from fastrnn.layers.dense import Dense
 from fastrnn.layers.embedding import Embedding
 from fastrnn.random import generator
 from fastrnn.training import losses, metrics, optimizers
 from fastrnn.training.callbacks import Callback, CallbackList, History
 from fastrnn.training.data import Data, batches, check_lengths, class_weights, numeric, split
+from fastrnn.training.head import ModelEnd
 from fastrnn.training.progress import Progress
 from fastrnn.training.summary import summary_text
 
@@ -45,7 +46,8 @@ class Sequential(Chain):
         self.stop_training = False
         self._metric_names: list[str] = []
         self._compiled = False
-        self._head: Dense | None = None
+        self._body: list[Layer] = []
+        self._end: ModelEnd
         super().__init__(layers, name=name)
 
     # -- before training --------------------------------------------------------------------------
@@ -169,7 +171,8 @@ class Sequential(Chain):
                 hooks.call("on_epoch_begin", epoch)
                 progress.begin(f"Epoch {epoch + 1}/{epochs}" if epochs > 1 else None)
                 order = None if rng is None else rng.permutation(len(data.x))
-                logs, done = self._epoch(data, size, order, hooks, progress)
+                with pin_backend():
+                    logs, done = self._epoch(data, size, order, hooks, progress)
                 if held_out is not None:
                     val_logs = self._evaluate(held_out, size, hooks, None)
                     logs.update({f"val_{name}": value for name, value in val_logs.items()})
@@ -208,37 +211,13 @@ class Sequential(Chain):
 
     def _train_step(self, batch: Data) -> float:
         self.ensure_layout()  # a callback may have used another model that shares layers
-        p, logits, mask = self._forward(batch.x, training=True)
-        loss, gradient = self._loss(batch, p, logits, mask)
-        if self._head is None:
-            self.run_backward(self.layers, gradient)
-        else:
-            self.run_backward(self.layers[:-1], self._head.backward_linear(gradient))
+        x, mask = self.run(self._body, batch.x, None, True)
+        loss, gradient = self._end(x, mask, batch, self.metrics, True)
+        assert gradient is not None
         assert self.optimizer is not None
+        self.run_backward(self._body, gradient)
         self.optimizer.apply(self.flat_weights, self.flat_grads)
-        for metric in self.metrics:
-            metric.update(batch.y, p, mask)
         return loss
-
-    def _forward(self, x: np.ndarray, training: bool) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-        """Predictions; the pre-activations of the last layer where the loss takes them; the mask of the entries."""
-        logits = None
-        if self._head is None:
-            p, mask = self.run(self.layers, x, None, training)
-        else:
-            p, mask = self.run(self.layers[:-1], x, None, training)
-            logits = self._head.linear(p, training)
-            p = self._head.activate(logits)
-        return p, logits, mask if mask is not None and mask.shape == p.shape[:-1] else None
-
-    def _loss(
-        self, batch: Data, p: np.ndarray, logits: np.ndarray | None, mask: np.ndarray | None
-    ) -> tuple[float, np.ndarray]:
-        loss = self.loss
-        assert loss is not None
-        weights = batch.weights if mask is None else losses.mask_weights(mask, batch.weights, p.dtype)
-        entries = loss.entries(batch.y, p) if logits is None else loss.entries_from_logits(batch.y, logits, p)
-        return loss.reduce(entries, weights)
 
     # -- evaluation and prediction ----------------------------------------------------------------
 
@@ -288,10 +267,8 @@ class Sequential(Chain):
         return logs
 
     def _test_step(self, batch: Data) -> float:
-        p, logits, mask = self._forward(batch.x, training=False)
-        for metric in self.metrics:
-            metric.update(batch.y, p, mask)
-        return self._loss(batch, p, logits, mask)[0]
+        x, mask = self.run(self._body, batch.x, None, False)
+        return self._end(x, mask, batch, self.metrics, False)[0]
 
     def predict(self, x: Any, batch_size: int | None = 32, verbose: int | str = "auto") -> np.ndarray:
         """The outputs for all samples of x, computed `batch_size` at a time."""
@@ -391,9 +368,8 @@ class Sequential(Chain):
         shape = self.compute_output_shape((None, *x.shape[1:]))
         known = (len(x), *(0 if axis is None else axis for axis in shape[1:]))
         targets = self.loss.prepare(y, known, self.dtype)
-        last = self.layers[-1]
-        linked = isinstance(last, Dense) and last.activation == self.loss.link
-        self._head = last if linked else None
+        self._end = ModelEnd(self.loss, self.layers[-1])
+        self._body = self.layers if self._end.dense is None else self.layers[:-1]
         if not self.metrics:
             sparse = isinstance(self.loss, losses.SparseCategoricalCrossentropy)
             self.metrics = metrics.resolve(self._metric_names, sparse, known[-1])

@@ -1,13 +1,18 @@
-"""Optimizers with Keras' update rules, each a few NumPy calls over one flat array of all parameters."""
+"""Optimizers with Keras' update rules over one flat array of all parameters.
+
+Each rule is written in NumPy here. A backend that has `optimize` does the same in one pass over the arrays.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
 
+from fastrnn.backends import get_backend
 from fastrnn.layers.arguments import integer, real
 from fastrnn.layers.base import snake_case
 
@@ -51,7 +56,7 @@ class Optimizer:
         self.clipvalue = given.get("clipvalue")
         self.learning_rate = learning_rate
         self._iterations = 0
-        self.slots: dict[str, np.ndarray] = {}
+        self.slots: Mapping[str, np.ndarray] = {}
         self.shapes: list[tuple[int, ...]] = []
         self._clipped = np.empty(0)
         self.built = False
@@ -93,7 +98,8 @@ class Optimizer:
         self.shapes = shapes
         self._sizes = sizes
         self._starts = np.concatenate(([0], np.cumsum(sizes)[:-1])).astype(np.intp)
-        self.slots = {name: np.zeros_like(flat_weights) for group in self.slot_groups for name in group}
+        slots = {name: np.zeros_like(flat_weights) for group in self.slot_groups for name in group}
+        self.slots = MappingProxyType(slots)
         self._scratch = (np.empty_like(flat_weights), np.empty_like(flat_weights))
         self._clipped = np.empty_like(flat_weights)
         self.built = True
@@ -109,13 +115,34 @@ class Optimizer:
         ]
 
     def apply(self, flat_weights: np.ndarray, flat_grads: np.ndarray) -> None:
-        """One step: changes `flat_weights` in place."""
+        """One step: changes `flat_weights` in place.
+
+        Raises:
+            ValueError: not built, or arrays unlike those it was built for.
+        """
         if not self.built:
             raise ValueError(f"{self.name}.apply: build the optimizer first")
-        self._update(flat_weights, self._clip(flat_grads))
+        like = self._clipped
+        for name, array in (("flat_weights", flat_weights), ("flat_grads", flat_grads)):
+            if array.shape != like.shape or array.dtype != like.dtype:
+                raise ValueError(
+                    f"{self.name}.apply: {name} must be {like.dtype} of shape {like.shape}, as the optimizer was built "
+                    f"for, got {array.dtype} of shape {array.shape}"
+                )
+        g = self._clip(flat_grads)
+        fused = getattr(get_backend(), "optimize", None)
+        if fused is not None and flat_weights.flags.c_contiguous and g.flags.c_contiguous:
+            fused(flat_weights, g, *self._rule())
+        else:
+            self._update(flat_weights, g)
         self._iterations += 1
 
     def _update(self, w: np.ndarray, g: np.ndarray) -> None:
+        """The rule in NumPy."""
+        raise NotImplementedError
+
+    def _rule(self) -> tuple[Any, ...]:
+        """The rule as a backend's `optimize` takes it: name, slots m, v, a, rate, beta_1, beta_2, epsilon, nesterov."""
         raise NotImplementedError
 
     def _clip(self, g: np.ndarray) -> np.ndarray:
@@ -156,6 +183,14 @@ class SGD(Optimizer):
         self.nesterov = bool(nesterov)
         self.slot_groups = (("momentum",),) if self.momentum else ()
 
+    def _rule(self) -> tuple[Any, ...]:
+        m = self.slots.get("momentum")
+        return "sgd", m, None, None, self._learning_rate, self._momentum(), 0.0, 0.0, self.nesterov
+
+    def _momentum(self) -> float:
+        # Keras casts momentum to the variables' dtype by way of float32.
+        return float(np.float32(self.momentum))
+
     def _update(self, w: np.ndarray, g: np.ndarray) -> None:
         step, ahead = self._scratch
         np.multiply(g, self._learning_rate, out=step)
@@ -163,8 +198,7 @@ class SGD(Optimizer):
             w -= step
             return
         m = self.slots["momentum"]
-        # Keras casts momentum to the variables' dtype by way of float32.
-        momentum = float(np.float32(self.momentum))
+        momentum = self._momentum()
         m *= momentum
         m -= step
         if self.nesterov:
@@ -196,6 +230,11 @@ class RMSprop(Optimizer):
         self.centered = bool(centered)
         slots = ["velocity", *["momentum"] * bool(self.momentum), *["average_gradient"] * self.centered]
         self.slot_groups = tuple((slot,) for slot in slots)
+
+    def _rule(self) -> tuple[Any, ...]:
+        slot = self.slots.get
+        slots = slot("momentum"), slot("velocity"), slot("average_gradient")
+        return "rmsprop", *slots, self._learning_rate, self.momentum, self.rho, self.epsilon, False
 
     def _update(self, w: np.ndarray, g: np.ndarray) -> None:
         a, b = self._scratch
@@ -246,6 +285,12 @@ class Adam(Optimizer):
         self.epsilon = real(epsilon, "Adam: epsilon", 0.0)
         self.amsgrad = bool(amsgrad)
         self.slot_groups = (("momentum", "velocity"), *[("velocity_hat",)] * self.amsgrad)
+
+    def _rule(self) -> tuple[Any, ...]:
+        slot = self.slots.get
+        slots = slot("momentum"), slot("velocity"), slot("velocity_hat")
+        rate = float(self._step_size(self._clipped.dtype))
+        return "adam", *slots, rate, self.beta_1, self.beta_2, self.epsilon, False
 
     def _update(self, w: np.ndarray, g: np.ndarray) -> None:
         a, b = self._scratch

@@ -1,4 +1,6 @@
-"""This package: the public ops, checks of their arguments and all, on the backend that the variant names."""
+"""This package, on the backend that the variant names: the public ops, checks of their arguments and all; a Stream for
+one time step; Sequential.fit for whole models.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ import fastrnn
 from fastrnn.backends.threads import set_num_threads
 from fastrnn.bench.layer import Problem
 from fastrnn.bench.models import BATCH, Training
-from fastrnn.bench.peers import Job, stream_job
+from fastrnn.bench.peers import Job
 
 
 def versions() -> str:
@@ -27,30 +29,11 @@ def layer(problem: Problem, variant: str, threads: int) -> Job:
 def stream(problem: Problem, variant: str, threads: int) -> Job:
     set_num_threads(threads)
     spec = problem.layer
-    if hasattr(fastrnn, "Stream"):
-        return _stream_object(problem, variant)
-    zero = np.zeros((1, spec.shape[3]), spec.dtype)
-    W, U, b = problem.W, problem.U, problem.b
-
-    def lstm(x: Any, states: Any) -> Any:
-        y, *states = fastrnn.lstm(x, W, U, b, *states, return_sequences=False, backend=variant)
-        return y, states
-
-    def gru(x: Any, states: Any) -> Any:
-        y, *states = fastrnn.gru(x, W, U, b, *states, return_sequences=False, backend=variant)
-        return y, states
-
-    inputs = [np.ascontiguousarray(problem.x[:, t : t + 1]) for t in range(spec.shape[1])]
-    return stream_job(inputs, [zero, zero], lstm) if spec.cell == "lstm" else stream_job(inputs, [zero], gru)
-
-
-def _stream_object(problem: Problem, variant: str) -> Job:
-    spec = problem.layer
     make: Any = fastrnn.LSTM if spec.cell == "lstm" else fastrnn.GRU
     module = make(spec.shape[3], dtype=spec.dtype)
     module.build((None, None, spec.shape[2]))
     module.set_weights([problem.W, problem.U, problem.b])
-    stream: Any = getattr(fastrnn, "Stream")(module, backend=variant)  # noqa: B009
+    stream = fastrnn.Stream(module, backend=variant)
     inputs = [np.ascontiguousarray(problem.x[0, t]) for t in range(spec.shape[1])]
     feed = itertools.cycle(inputs)
 

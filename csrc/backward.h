@@ -1,0 +1,301 @@
+/* The products of a backward sweep, from the gradients of the slots: states' step by step, inputs' and weights' over a
+ * block of steps; what reaches the outputs; and the sums over tasks and words in the end. */
+#ifndef FRNN_BACKWARD_H
+#define FRNN_BACKWARD_H
+
+#include "rows.h"
+
+/* -- products over a step or a block --------------------------------------------------------------------------------
+ */
+
+/* For M rows of dslots, columns [n0, n1), N columns in all: each gate's dslots B_g^T, from the slot on that the gates
+ * of B begin with, B packed by gates_pack_transposed; tile by tile, calls row(m, n, part, pre) with a vector for each
+ * gate in pre. The product for gradients that go through masks of each gate: they are applied before the gates are
+ * summed. */
+#define FOR_GATE_PRODUCTS(k, M, gates, B, slots, n0, n1, row)                                                          \
+    do {                                                                                                               \
+        const layer_plan *p_ = (k)->plan;                                                                              \
+        const gates_product product_ = {p_->H, p_->H, B};                                                              \
+        REAL pre_[6 * 4 * LANES];                                                                                      \
+        const REAL *from_[6], *A_[6];                                                                                  \
+        for (int r_ = 0; r_ < 6; r_++) from_[r_] = p_->zeros;                                                          \
+        for (int64_t n = n0; n < n1; n += LANES) {                                                                     \
+            const int left_ = (int)smaller(LANES, n1 - n);                                                             \
+            for (int64_t m0_ = 0, rows_; m0_ < M; m0_ += rows_) {                                                      \
+                rows_ = deal_rows(M - m0_, gate_tile_rows(gates));                                                     \
+                for (int64_t r_ = 0; r_ < rows_; r_++) A_[r_] = (slots) + (m0_ + r_) * p_->lds;                        \
+                gates_multiply(gates, &product_, n, (int)rows_, A_, from_, 0, NULL, pre_, 4 * LANES, LANES);           \
+                for (int64_t r_ = 0; r_ < rows_; r_++) row(m0_ + r_, n, left_, pre_ + r_ * 4 * LANES);                 \
+            }                                                                                                          \
+        }                                                                                                              \
+    } while (0)
+
+/* to + the gates' vectors in pre, gate g's times what lies at mask + g * mask_stride. */
+INLINE void gates_sum(REAL *to, const REAL *pre, int gates, const REAL *mask, int64_t mask_stride, const int add,
+                      const int part) {
+    vreal sum = add ? vload_n(to, part) : vset(0);
+    for (int g = 0; g < gates; g++) sum = vfma(vload(pre + g * LANES), vload_n(mask + g * mask_stride, part), sum);
+    vstore_n(to, sum, part);
+}
+
+/* The owned units' dh += dslots U^T for U's gates, but for the candidate of a GRU with reset before; each under its
+ * recurrent dropout mask. */
+static void dstates_multiply(const layer_task *k, const REAL *dslots) {
+    const layer_plan *p = k->plan;
+    const int64_t H = p->H, mask_stride = p->B * H;
+    const REAL *u_slots = dslots + p->u_slot;
+    if (!p->h_masked) {
+        gemm_packed(k->n, k->u1 - k->u0, p->u_gates * H, u_slots, p->lds, p->Ut + k->u0 * p->GH, p->GH, 0,
+                    k->dh + k->u0, H, NULL);
+        return;
+    }
+#define ROW(b, u, part, pre)                                                                                           \
+    gates_sum(k->dh + (b) * H + u, pre, p->u_gates, state_mask(k, b, 0) + u, mask_stride, 1, part)
+    FOR_GATE_PRODUCTS(k, k->n, p->u_gates, p->Ug, u_slots, k->u0, k->u1, ROW);
+#undef ROW
+}
+
+/* The owned inputs' dx of a block. */
+static void dinputs_multiply(const layer_task *k, int64_t s0, int64_t steps, const REAL *dslots) {
+    const layer_plan *p = k->plan;
+    const int64_t I = p->I, N = k->i1 - k->i0, M = steps * k->n, mask_stride = p->B * I;
+    REAL *dx = (REAL *)p->call->dx + k->b0 * p->T * I;
+    if (p->x_groups > 1) {
+        /* packed gates are in the order of the slots, masks in Keras' order: for a GRU its last one comes first */
+#define ROW(m, i, part, pre)                                                                                           \
+    do {                                                                                                               \
+        const int64_t b_ = (m) % k->n;                                                                                 \
+        REAL *to_ = dx + (b_ * p->T + time_of(p, s0 + (m) / k->n)) * I + i;                                            \
+        const int turn_ = p->u_slot ? 1 : 0;                                                                           \
+        if (turn_) gates_sum(to_, pre, 1, input_mask(k, b_, 0) + i, 0, 0, part);                                       \
+        gates_sum(to_, pre + turn_ * LANES, p->gates - turn_, input_mask(k, b_, turn_) + i, mask_stride, turn_, part); \
+    } while (0)
+        FOR_GATE_PRODUCTS(k, M, p->gates, p->Wg, dslots, k->i0, k->i1, ROW);
+#undef ROW
+        return;
+    }
+    gemm_packed(M, N, p->GH, dslots, p->lds, p->Wt + k->i0 * p->GH, p->GH, 0, k->x_block + k->i0, p->ldx, p->zeros);
+    for (int64_t b = 0; b < k->n; b++) {
+        const REAL *x_mask = input_mask(k, b, 0), *from = k->x_block + b * p->ldx + k->i0;
+        for (int64_t s = s0; s < s0 + steps; s++, from += k->n * p->ldx) {
+            REAL *to = dx + (b * p->T + time_of(p, s)) * I + k->i0;
+            if (x_mask)
+                row_multiply(to, from, x_mask + k->i0, N);
+            else
+                row_copy(to, from, N);
+        }
+    }
+}
+
+/* With token ids: what a block adds to the words' gradients, from which dx and dW come in the end. */
+static void words_accumulate(const layer_task *k, int64_t s0, int64_t steps, const REAL *dslots) {
+    const layer_plan *p = k->plan;
+    const int64_t H = p->H, units = k->u1 - k->u0;
+    for (int64_t b = 0; b < k->n; b++)
+        for (int64_t s = s0; s < s0 + steps; s++) {
+            REAL *to = k->dwords + word_of(k, b, s) * p->GH;
+            const REAL *from = dslots + ((s - s0) * k->n + b) * p->lds;
+            if (units == H)
+                row_add(to, from, p->GH);
+            else
+                for (int g = 0; g < p->gates; g++) row_add(to + g * H + k->u0, from + g * H + k->u0, units);
+        }
+}
+
+/* C[:, owned units of `gates` gates from `column` on] = or += A^T dslots[those of the slots from `slot` on]; A is
+ * (rows, M), of a block that begins at step s0: the last block in time is the first that comes. */
+static void weights_accumulate(const layer_task *k, int64_t s0, int64_t M, int64_t rows, const REAL *A, int64_t lda,
+                               const REAL *dslots, int slot, int gates, REAL *C, int column) {
+    const layer_plan *p = k->plan;
+    const int64_t H = p->H, GH = p->GH;
+    const REAL *zeros = s0 + p->block >= p->T ? p->zeros : NULL;
+    if (k->members == 1) {
+        gemm_transposed(M, gates * H, rows, A, lda, dslots + slot * H, p->lds, C + column * H, GH, zeros);
+        return;
+    }
+    for (int g = 0; g < gates; g++)
+        gemm_transposed(M, k->u1 - k->u0, rows, A, lda, dslots + (slot + g) * H + k->u0, p->lds,
+                        C + (column + g) * H + k->u0, GH, zeros);
+}
+
+/* What a block adds to dW. */
+static void dinputs_accumulate(const layer_task *k, int64_t s0, int64_t steps, const REAL *dslots) {
+    const layer_plan *p = k->plan;
+    const int64_t M = steps * k->n;
+    inputs_gather(k, s0, steps);
+    meet(k);
+    if (p->x_groups > 1) {
+        for (int g = 0; g < p->gates; g++)
+            weights_accumulate(k, s0, p->I, M, k->x_block + g * p->x_group_reals, p->ldx, dslots, g, 1, k->dW,
+                               w_gate(p, g));
+    } else if (p->u_slot) {
+        weights_accumulate(k, s0, p->I, M, k->x_block, p->ldx, dslots, 0, 1, k->dW, 2);
+        weights_accumulate(k, s0, p->I, M, k->x_block, p->ldx, dslots, 1, 2, k->dW, 0);
+    } else {
+        weights_accumulate(k, s0, p->I, M, k->x_block, p->ldx, dslots, 0, 4, k->dW, 0);
+    }
+}
+
+/* What a block adds to dU, but for the candidate of a GRU with reset before: h is (steps, n, H), the states before each
+ * step. */
+static void dstates_accumulate(const layer_task *k, int64_t s0, int64_t steps, const REAL *h, const REAL *dslots) {
+    const layer_plan *p = k->plan;
+    const int64_t H = p->H, M = steps * k->n;
+    const int slot = p->u_slot ? 1 : 0;
+    if (!p->h_masked) {
+        weights_accumulate(k, s0, H, M, h, H, dslots, slot, p->u_gates, k->dU, 0);
+        return;
+    }
+    states_mask(k, steps, h, k->h_block);
+    meet(k);
+    for (int g = 0; g < p->u_gates; g++)
+        weights_accumulate(k, s0, H, M, k->h_block + g * M * H, H, dslots, slot + g, 1, k->dU, g);
+}
+
+/* The sums over a block's rows of `vectors` vectors of the slots from s on. */
+INLINE void slots_sum(const layer_task *k, const int vectors, int64_t M, const REAL *dslots, int64_t s, int64_t end) {
+    vreal sum[4];
+    UNROLL
+    for (int v = 0; v < vectors; v++) sum[v] = vload_n(k->db + s + v * LANES, (int)smaller(LANES, end - s - v * LANES));
+    for (int64_t m = 0; m < M; m++) {
+        UNROLL
+        for (int v = 0; v < vectors; v++) /* slots_block is readable beyond its end */
+            sum[v] = sum[v] + vload(dslots + m * k->plan->lds + s + v * LANES);
+    }
+    UNROLL
+    for (int v = 0; v < vectors; v++) vstore_n(k->db + s + v * LANES, sum[v], (int)smaller(LANES, end - s - v * LANES));
+}
+
+static void dbias_accumulate(const layer_task *k, int64_t steps, const REAL *dslots) {
+    const layer_plan *p = k->plan;
+    const int64_t M = steps * k->n, alone = k->members == 1;
+    for (int64_t g = 0; g < (alone ? 1 : 4); g++) {
+        int64_t s = alone ? 0 : g * p->H + k->u0;
+        const int64_t end = alone ? p->S : g * p->H + k->u1;
+        for (; end - s > 3 * LANES; s += 4 * LANES) slots_sum(k, 4, M, dslots, s, end);
+        for (; s < end; s += LANES) slots_sum(k, 1, M, dslots, s, end);
+    }
+}
+
+/* -- the sweep -------------------------------------------------------------------------------------------------------
+ */
+
+/* The owned units of every gate of the words' gradients: zero. */
+static void words_clear(const layer_task *k) {
+    const layer_plan *p = k->plan;
+    if (k->members == 1) {
+        memset(k->dwords, 0, (size_t)(p->call->V * p->GH) * sizeof(REAL));
+        return;
+    }
+    for (int64_t v = 0; v < p->call->V; v++)
+        for (int g = 0; g < p->gates; g++) row_zero(k->dwords + v * p->GH + g * p->H + k->u0, k->u1 - k->u0);
+}
+
+static void backward_begin(const layer_task *k) {
+    const layer_plan *p = k->plan;
+    state_load(k, k->dh, p->call->dhT);
+    state_load(k, k->dc, p->call->dcT);
+    if (p->call->mask) state_load(k, k->dy_carry, NULL);
+    if (p->call->ids) words_clear(k);
+    for (int s = 0; s < 4; s++) row_zero(k->db + s * p->H + k->u0, k->u1 - k->u0);
+}
+
+/* Without a mask: the gradient of row b's outputs of step s, from unit u on, or NULL where there is none. */
+INLINE const REAL *dy_now(const layer_task *k, int64_t b, int64_t s, int64_t u) {
+    const frnn_call *call = k->plan->call;
+    if (call->mask || !call->dy || (!call->sequences && s < call->T - 1)) return NULL;
+    return (const REAL *)call->dy + output_row(k, b, s) + u;
+}
+
+/* With a mask: dh += what reaches the outputs of step s: at a valid step dy, and what later masked steps, whose outputs
+ * repeat this one, passed back; at a masked step dy is passed back further, or lost where such outputs are zero. */
+static void dy_collect(const layer_task *k, int64_t s) {
+    const layer_plan *p = k->plan;
+    const frnn_call *call = p->call;
+    const int64_t H = p->H, N = k->u1 - k->u0, time = time_of(p, s),
+                  seen = call->dy && (call->sequences || s == p->T - 1);
+    if (!call->mask) return;
+    for (int64_t b = 0; b < k->n; b++) {
+        const REAL *dy = seen ? (const REAL *)call->dy + output_row(k, b, s) + k->u0 : NULL;
+        REAL *dh = k->dh + b * H + k->u0, *carry = k->dy_carry + b * H + k->u0;
+        if (!is_masked(k, b, time)) {
+            if (dy) row_add(dh, dy, N);
+            row_add(dh, carry, N);
+            row_zero(carry, N);
+        } else if (dy && !call->zero_masked) {
+            row_add(carry, dy, N);
+        }
+    }
+}
+
+/* The gradients of the slots at masked rows: zero. */
+static void dslots_mask(const layer_task *k, int64_t s, REAL *dslots) {
+    const layer_plan *p = k->plan;
+    if (!p->call->mask) return;
+    const int64_t time = time_of(p, s);
+    for (int64_t b = 0; b < k->n; b++)
+        for (int g = 0; g < 4 && is_masked(k, b, time); g++)
+            row_zero(dslots + b * p->lds + g * p->H + k->u0, k->u1 - k->u0);
+}
+
+/* -- sums over tasks and words --------------------------------------------------------------------------------------
+ */
+
+/* Some rows of the tasks' sums, added up in the order of the tasks. */
+static void partials_reduce(const layer_plan *p, const REAL *from, int64_t width, REAL *to, int64_t first,
+                            int64_t last) {
+    const int64_t n = (last - first) * width;
+    row_copy(to + first * width, from + first * width, n);
+    for (int64_t task = 1; task < p->tasks; task++)
+        row_add(to + first * width, from + task * p->per_task + first * width, n);
+}
+
+/* For some words: the sum of the tasks' dwords, in the first task's place, and dx, the table's gradient. */
+static void words_reduce(void *plan, int64_t index) {
+    const layer_plan *p = plan;
+    const int64_t v0 = index * WORDS_PER_TASK, M = smaller(WORDS_PER_TASK, p->call->V - v0), GH = p->GH;
+    REAL *sum = p->dwords + v0 * GH;
+    for (int64_t task = 1; task < p->tasks; task++) row_add(sum, sum + task * p->per_task, M * GH);
+    gemm_packed(M, p->I, GH, sum, GH, p->Wt, GH, 0, (REAL *)p->call->dx + v0 * p->I, p->I, p->zeros);
+}
+
+/* For some columns: dW from the summed dwords, column groups rotated to Keras' order. */
+static void words_weights(void *plan, int64_t index) {
+    const layer_plan *p = plan;
+    const int64_t columns = PANELS_PER_TASK * 2 * LANES, GH = p->GH, turn = p->u_slot;
+    const int64_t n0 = index * columns, n1 = smaller(n0 + columns, GH), cut = larger(n0, smaller(n1, turn));
+    REAL *dW = p->call->dW;
+    if (cut > n0)
+        gemm_transposed(p->I, cut - n0, p->call->V, p->call->x, p->I, p->dwords + n0, GH, dW + GH - turn + n0, GH,
+                        p->zeros);
+    if (n1 > cut)
+        gemm_transposed(p->I, n1 - cut, p->call->V, p->call->x, p->I, p->dwords + cut, GH, dW + cut - turn, GH,
+                        p->zeros);
+}
+
+static void words_gradients(layer_plan *p) {
+    frnn_parallel(p->threads, word_tasks(p), words_reduce, p);
+    const int64_t columns = PANELS_PER_TASK * 2 * LANES;
+    frnn_parallel(p->threads, (p->GH + columns - 1) / columns, words_weights, p);
+}
+
+/* Some rows of the sums over tasks, of which there are several: one alone has written to the call's arrays. */
+static void weight_gradients(void *plan, int64_t piece) {
+    const layer_plan *p = plan;
+    const int64_t I = p->I, H = p->H, pieces = weight_pieces(p);
+    if (!p->call->ids) partials_reduce(p, p->dW, p->GH, p->call->dW, I * piece / pieces, I * (piece + 1) / pieces);
+    partials_reduce(p, p->dU, p->GH, p->call->dU, H * piece / pieces, H * (piece + 1) / pieces);
+}
+
+static void bias_gradients(layer_plan *p) {
+    const int64_t H = p->H, GH = p->GH;
+    REAL *db = p->call->db;
+    if (!db) return;
+    for (int64_t task = 1; task < p->tasks; task++) row_add(p->db, p->db + task * p->per_task, p->S);
+    row_copy(db, p->db + p->u_slot, GH - p->u_slot);
+    if (!p->u_slot) return;
+    row_copy(db + 2 * H, p->db, H);
+    if (p->call->reset_after) row_copy(db + GH, p->db + H, GH);
+}
+
+#endif

@@ -1,0 +1,141 @@
+/* The rows of a call's arrays as a task sees them: in the order of its steps, under masks and dropout masks. What is
+ * done column by column, a member of a team does for the columns it owns.
+ */
+#ifndef FRNN_ROWS_H
+#define FRNN_ROWS_H
+
+#include "plan.h"
+
+/* The place in time that step s reads. */
+INLINE int64_t time_of(const layer_plan *p, int64_t s) { return p->call->go_backwards ? p->T - 1 - s : s; }
+
+INLINE int is_masked(const layer_task *k, int64_t b, int64_t time) {
+    const uint8_t *mask = k->plan->call->mask;
+    return mask && !mask[(k->b0 + b) * k->plan->T + time];
+}
+
+/* Where the output row of step s begins; without sequences all steps share one. */
+INLINE int64_t output_row(const layer_task *k, int64_t b, int64_t s) {
+    const layer_plan *p = k->plan;
+    return p->call->sequences ? ((k->b0 + b) * p->T + s) * p->H : (k->b0 + b) * p->H;
+}
+
+/* The owned units of all rows of a (B, H) array, or zeros, to (n, H). */
+static void state_load(const layer_task *k, REAL *to, const void *from) {
+    const int64_t H = k->plan->H;
+    for (int64_t b = 0; b < k->n; b++) {
+        if (from)
+            row_copy(to + b * H + k->u0, (const REAL *)from + (k->b0 + b) * H + k->u0, k->u1 - k->u0);
+        else
+            row_zero(to + b * H + k->u0, k->u1 - k->u0);
+    }
+}
+static void state_store(const layer_task *k, void *to, const REAL *from) {
+    const int64_t H = k->plan->H;
+    for (int64_t b = 0; to && b < k->n; b++)
+        row_copy((REAL *)to + (k->b0 + b) * H + k->u0, from + b * H + k->u0, k->u1 - k->u0);
+}
+
+/* Where step s puts the outputs of row b, from unit u on, as it computes them, or NULL: without sequences and masks
+ * only the last step's is ever seen, and with masks output_store sees to it. */
+INLINE REAL *output_now(const layer_task *k, int64_t b, int64_t s, int64_t u) {
+    const frnn_call *call = k->plan->call;
+    if (call->mask || (!call->sequences && s < call->T - 1)) return NULL;
+    return (REAL *)call->y + output_row(k, b, s) + u;
+}
+
+/* With a mask: writes the outputs of step s from its new states h (n, H), at a masked step the last output again, or
+ * zero. */
+static void output_store(const layer_task *k, int64_t s, const REAL *h) {
+    const layer_plan *p = k->plan;
+    const frnn_call *call = p->call;
+    const int64_t H = p->H, units = k->u1 - k->u0, time = time_of(p, s);
+    if (!call->mask) return;
+    for (int64_t b = 0; b < k->n; b++) {
+        REAL *y = (REAL *)call->y + output_row(k, b, s) + k->u0;
+        if (!is_masked(k, b, time))
+            row_copy(y, h + b * H + k->u0, units);
+        else if (call->zero_masked || s == 0)
+            row_zero(y, units);
+        else if (call->sequences)
+            row_copy(y, y - H, units);
+    }
+}
+
+/* The gate, in Keras' order, whose dropout mask goes with W's packed gate g. */
+INLINE int w_gate(const layer_plan *p, int g) { return p->x_groups > 1 && p->u_slot ? (g + 2) % 3 : g; }
+
+/* Row b's dropout mask of the inputs for W's packed gate g, or NULL. */
+INLINE const REAL *input_mask(const layer_task *k, int64_t b, int g) {
+    const frnn_call *call = k->plan->call;
+    return call->x_masks ? (const REAL *)call->x_mask + (w_gate(k->plan, g) * call->B + k->b0 + b) * call->I : NULL;
+}
+
+/* Row b's recurrent dropout mask for U's gate g. */
+INLINE const REAL *state_mask(const layer_task *k, int64_t b, int g) {
+    const frnn_call *call = k->plan->call;
+    return (const REAL *)call->h_mask + (g * call->B + k->b0 + b) * call->H;
+}
+
+/* x_block (x_groups, block, n, ldx) = the owned inputs of steps [s0, s0 + steps), under the dropout mask of each group.
+ * A sample's steps lie side by side in x, so the loop over them is the inner one: strides as long as a sequence would
+ * miss every cache. */
+static void inputs_gather(const layer_task *k, int64_t s0, int64_t steps) {
+    const layer_plan *p = k->plan;
+    const int64_t I = p->I, N = k->i1 - k->i0;
+    for (int g = 0; g < p->x_groups; g++)
+        for (int64_t b = 0; b < k->n; b++) {
+            const REAL *x = (const REAL *)p->call->x + (k->b0 + b) * p->T * I + k->i0, *x_mask = input_mask(k, b, g);
+            REAL *row = k->x_block + g * p->x_group_reals + b * p->ldx + k->i0;
+            for (int64_t s = s0; s < s0 + steps; s++, row += k->n * p->ldx) {
+                if (x_mask)
+                    row_multiply(row, x + time_of(p, s) * I, x_mask + k->i0, N);
+                else
+                    row_copy(row, x + time_of(p, s) * I, N);
+            }
+        }
+}
+
+/* Units u of row b under the recurrent dropout mask of each gate, to `to` and on, a gate `stride` after the one before.
+ */
+INLINE void state_mask_store(const layer_task *k, int64_t b, int64_t u, vreal h, REAL *to, int64_t stride,
+                             const int part) {
+    const layer_plan *p = k->plan;
+    const REAL *mask = state_mask(k, b, 0) + u;
+    for (int g = 0; g < p->u_gates; g++, mask += p->B * p->H, to += stride) vstore_n(to, h * vload_n(mask, part), part);
+}
+
+/* to (u_gates, steps, n, H) = the owned units of h (steps, n, H) under the recurrent dropout mask of each gate. */
+static void states_mask(const layer_task *k, int64_t steps, const REAL *h, REAL *to) {
+    const int64_t H = k->plan->H, rows = steps * k->n;
+    for (int64_t m = 0, b = 0; m < rows; m++, b = b + 1 == k->n ? 0 : b + 1) {
+        int64_t u = k->u0, at = m * H + u;
+        for (; u + LANES <= k->u1; u += LANES, at += LANES)
+            state_mask_store(k, b, u, vload(h + at), to + at, rows * H, LANES);
+        const int left = (int)(k->u1 - u);
+        if (left) state_mask_store(k, b, u, vload_part(h + at, left), to + at, rows * H, left);
+    }
+}
+
+/* The word of sample b (of the task) at step s. */
+INLINE int64_t word_of(const layer_task *k, int64_t b, int64_t s) {
+    const layer_plan *p = k->plan;
+    const int64_t at = (k->b0 + b) * p->T + time_of(p, s);
+    return p->call->id_bytes == 4 ? ((const int32_t *)p->call->ids)[at] : ((const int64_t *)p->call->ids)[at];
+}
+
+/* Calls unit(b, u, part) for all owned units u of the task's rows b that are not masked at this time, LANES units at a
+ * time and last what is left of each row. One loop, not two nested ones: rows may be a single vector, and the many
+ * constants of the gates are then loaded once. */
+#define FOR_UNITS(k, time, unit)                                                                                       \
+    do {                                                                                                               \
+        const int64_t end_ = (k)->u1, whole_ = (k)->u0 + (end_ - (k)->u0) / LANES * LANES;                             \
+        for (int64_t b = 0, u = (k)->u0; whole_ > (k)->u0 && b < (k)->n;) {                                            \
+            if (!is_masked(k, b, time)) unit(b, u, LANES);                                                             \
+            if ((u += LANES) == whole_) u = (k)->u0, b++;                                                              \
+        }                                                                                                              \
+        for (int64_t b = 0; whole_ < end_ && b < (k)->n; b++)                                                          \
+            if (!is_masked(k, b, time)) unit(b, whole_, (int)(end_ - whole_));                                         \
+    } while (0)
+
+#endif
