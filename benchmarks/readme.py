@@ -51,12 +51,12 @@ def generated(text: str) -> str:
 
 
 def main() -> int:
-    before = README.read_text()
+    before = README.read_text(encoding="utf-8")
     after = generated(before)
     if "--check" in sys.argv[1:]:
         return int(before != after)
     with replacing(README) as temporary:
-        temporary.write_text(after)
+        temporary.write_text(after, encoding="utf-8")
     return 0
 
 

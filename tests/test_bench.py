@@ -341,6 +341,6 @@ def test_the_readmes_figures_are_those_of_the_results():
     if not (ROOT / "benchmarks").exists():
         pytest.skip("no benchmarks beside the tests")
     readme = runpy.run_path(str(ROOT / "benchmarks" / "readme.py"))
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(readme["SECTION"].findall(text)) >= 2
     assert readme["generated"](text) == text, "run `python benchmarks/readme.py`"

@@ -141,5 +141,5 @@ def _write(results: Results, targets: dict[str, float], folder: Path) -> None:
         print("no pictures: matplotlib is not installed")
         pictures = []
     with replacing(folder / "results.md") as temporary:
-        temporary.write_text(report.document(results, targets, pictures))
+        temporary.write_text(report.document(results, targets, pictures), encoding="utf-8")
     print(f"wrote {', '.join(str(folder / name) for name in ('results.json', 'results.md', *pictures))}")
