@@ -1,6 +1,6 @@
 # The usual commands, in an environment of their own. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help build test lint format bench clean
+.PHONY: help build test lint format bench results clean
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -30,7 +30,13 @@ format: .venv/made ## bring Python and C into form
 	$(BIN)/clang-format -i csrc/*.[ch]
 
 bench: .venv/made ## run the benchmarks; nothing else should run meanwhile
-	$(BIN)/python -m pytest benchmarks
+	$(BIN)/python -m pytest benchmarks --benchmark-only
+
+results: .venv/made ## measure what the README shows; an hour with nothing else running
+	$(BIN)/fastrnn bench layers --targets benchmarks/targets.json --out benchmarks/results/layers
+	for part in steps latency startup memory options types instruction_sets threads scaling; do \
+		$(BIN)/fastrnn bench $$part --out benchmarks/results/$$part || exit 1; done
+	$(BIN)/python benchmarks/readme.py
 
 clean: ## remove what was built, the environment included
 	rm -rf .venv build dist *.egg-info fastrnn/_kernels.* .*_cache .hypothesis .benchmarks

@@ -1,97 +1,140 @@
-"""Contenders as processes, and the table of ratios at the end of a run."""
+"""`pytest benchmarks --benchmark-only`: what `fastrnn bench` measures, in pytest-benchmark's tables and files.
+
+A test is one contender in one case. The first test of a case measures all of its contenders that were selected, each in
+a process of its own, in interleaved rounds (fastrnn/bench/rounds.py); every test then plays its contender's rounds to
+pytest-benchmark, whose clock here is one that the rounds move. So `--benchmark-json`, `--benchmark-compare` and the
+rest work as always, on numbers that were taken side by side.
+"""
 
 from __future__ import annotations
 
-import importlib.util
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import pytest
 
-from contender import CONTENDERS, LENGTH, build
+from fastrnn.bench import machine, report
+from fastrnn.bench.parts import Choice, Plan
+from fastrnn.bench.peers import contenders, reason_missing
+from fastrnn.bench.progress import Progress
+from fastrnn.bench.results import Case, Results
+from fastrnn.bench.team import Settings, Team
 
-HERE = Path(__file__).parent
-REST_SECONDS = 0.3
-ROWS: list[str] = []
+SHORT, FULL = (5, 0.1), (7, 0.15)
 
-
-class Contender:
-    """A framework with the model built, ready to train steps on demand."""
-
-    def __init__(self, name: str, model: str, weights: Path) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, str(HERE / "contender.py"), name, model, str(weights)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        self.name = name
-        self.loss = float(self._line())
-        self.versions = self._line()
-        self.seconds: list[float] = []  # per step, one entry for each round
-
-    def _line(self) -> str:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{self.name} ended with exit code {self.process.wait()}")
-        return line.strip()
-
-    def train(self, steps: int) -> float:
-        """Trains and gives the seconds per step."""
-        # every contender alike: threads of the one before may still be winding down
-        time.sleep(REST_SECONDS)
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{steps}\n")
-        self.process.stdin.flush()
-        return float(self._line()) / steps
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.communicate()  # closes the pipes, too
+Measure = Callable[[Callable[[Team, Choice], Plan]], None]
 
 
-def reason_missing(name: str) -> str | None:
-    """Why a contender cannot take part, or None."""
-    backend = CONTENDERS[name][0]
-    missing = [m for m in ("keras", backend) if backend and m and importlib.util.find_spec(m) is None]
-    return f"{', '.join(missing)} not installed" if missing else None
+class Clock:
+    """The timer that pytest-benchmark reads: it stands still but for the rounds that are played."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+CLOCK = Clock()
+MEASURED = pytest.StashKey[Results]()
+SELECTED = pytest.StashKey[dict[Any, list[str]]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="every case, in more and longer rounds")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    names, values = metafunc.module.parameters(metafunc.config.getoption("full"))
+    metafunc.parametrize(names, values, ids=["-".join(map(_text, value)) for value in values])
+
+
+def _text(value: Any) -> str:
+    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _key(item: Any) -> Any:
+    """What the tests of one case have in common."""
+    return item.originalname, *(value for name, value in item.callspec.params.items() if name != "contender")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    selected: dict[Any, list[str]] = {}
+    for item in session.items:
+        if hasattr(item, "callspec"):
+            selected.setdefault(_key(item), []).append(item.callspec.params["contender"])
+    session.config.stash[SELECTED] = selected
+
+
+def pytest_itemcollected(item: Any) -> None:
+    item.add_marker(pytest.mark.benchmark(timer=CLOCK, group=" ".join(map(_text, _key(item)))))
+
+
+@pytest.fixture(scope="session")
+def team(pytestconfig: pytest.Config) -> Iterator[Team]:
+    settings = Settings(*(FULL if pytestconfig.getoption("full") else SHORT), machine.cores())
+    results = Results(machine.describe() | settings._asdict() | {"command": "pytest benchmarks --benchmark-only"})
+    with Team(settings, Progress()) as made:
+        yield made
+        results.about["versions"] |= made.all_versions()
+    results.cases = list(_cases.values())
+    pytestconfig.stash[MEASURED] = results
+
+
+_cases: dict[Any, Case] = {}
 
 
 @pytest.fixture
-def contenders(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[str, Contender]]:
-    """All contenders that are installed, on the model of the test's parameter, from the same weights."""
-    name = request.param
-    model, _ = build("fastrnn", name)
-    model(np.zeros((1, LENGTH), np.int32))
-    weights = tmp_path / "weights.npz"
-    np.savez(weights, *model.get_weights())
-    running: dict[str, Contender] = {}
-    try:
-        for contender in CONTENDERS:
-            reason = reason_missing(contender)
-            if reason is None:
-                running[contender] = Contender(contender, name, weights)
-            else:
-                ROWS.append(f"{name:18} {contender:22} skipped: {reason}")
-        yield running
-    finally:
-        for process in running.values():
-            process.close()
+def measure(request: pytest.FixtureRequest, benchmark: Any, team: Team, pytestconfig: pytest.Config) -> Measure:
+    """Measures the plan of the test's case, once, and gives pytest-benchmark what the test's contender took."""
+
+    def measured(make: Callable[[Team, Choice], Plan]) -> None:
+        key, who = _key(request.node), request.node.callspec.params["contender"]
+        if (reason := reason_missing(who)) is not None:
+            pytest.skip(f"{who}: {reason}")
+        if key not in _cases:
+            names = [name for name in pytestconfig.stash[SELECTED][key] if reason_missing(name) is None]
+            ours = tuple(name for name in names if contenders()[name].module == "on_fastrnn")
+            _cases[key] = make(team, Choice(ours, tuple(name for name in names if name not in ours)))()
+        case = _cases[key]
+        assert who not in case.failed, case.failed[who]
+        _play(benchmark, case, who)
+        benchmark.extra_info.update(_facts(case, who, team))
+
+    return measured
 
 
-def add_row(text: str) -> None:
-    ROWS.append(text)
+def _play(benchmark: Any, case: Case, who: str) -> None:
+    rounds = iter(case.rounds[who])
+
+    def one() -> None:
+        CLOCK.now += next(rounds)
+
+    benchmark.pedantic(one, rounds=len(case.rounds[who]), iterations=1)
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    if ROWS:
-        terminalreporter.section("one training step, interleaved rounds: median ms, and times as long as fastrnn's")
-        for row in ROWS:
-            terminalreporter.write_line(row)
+def _facts(case: Case, who: str, team: Team) -> dict[str, Any]:
+    rate = case.rate(who)
+    return {
+        "contender": contenders()[who].title,
+        "versions": team.versions[who],
+        "relative_error": case.errors.get(who),
+        "operations": case.operations,
+        "bytes": case.bytes,
+        "gflops": None if rate is None else rate / 1e9,
+        "share_of_peak": case.share_of_peak(who),
+        f"times_{case.base}": list(case.ratio(who)),
+        "threads": team.settings.threads,
+        "instruction_set": machine.instruction_set(),
+        "processor": machine.processor(),
+    }
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    results = config.stash.get(MEASURED, None)
+    if results is not None and results.cases:
+        terminalreporter.section("side by side: medians, and ratios taken within the rounds, with their range")
+        for table in report.tables(results):
+            terminalreporter.write_line(f"{report.plain(table)}\n")
+        for line in report.about(results):
+            terminalreporter.write_line(line)

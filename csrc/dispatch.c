@@ -68,6 +68,9 @@ int frnn_backward(const frnn_call *call) { return kernels(call->real_bits, call-
 void frnn_elementwise(int32_t function, int32_t real_bits, int64_t n, const void *x, void *y) {
     kernels(real_bits, n)->elementwise(function, n, x, y);
 }
+double frnn_peak(int32_t real_bits, int64_t tasks, int64_t steps) {
+    return kernels(real_bits, INT32_MAX)->peak(tasks, steps);
+}
 void frnn_optimize(const frnn_update *update) { kernels(update->real_bits, update->n)->optimize(update); }
 void frnn_head_run(frnn_head *head) { kernels(head->real_bits, head->C)->head(head); }
 

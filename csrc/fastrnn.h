@@ -139,6 +139,10 @@ int64_t frnn_stream_step(const frnn_stream *stream, const void *x);
 /* y[k] = function(x[k]), by the vector code that the kernels use: FRNN_EXP, FRNN_TANH or FRNN_SIGMOID. */
 void frnn_elementwise(int32_t function, int32_t real_bits, int64_t n, const void *x, void *y);
 
+/* Does nothing but multiply-adds, in `tasks` tasks over the threads, and gives the number of operations: over the time
+ * it takes, what no kernel can exceed on this instruction set. */
+double frnn_peak(int32_t real_bits, int64_t tasks, int64_t steps);
+
 /* The instruction sets of this build, from the lowest; NULL past the end. */
 const char *frnn_isa_name(int32_t index);
 /* Whether this machine (processor and operating system) can run it. */

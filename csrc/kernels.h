@@ -4,6 +4,7 @@
 #include "head.h"
 #include "lstm.h"
 #include "optimizers.h"
+#include "peak.h"
 #include "step.h"
 #include "table.h"
 #include "vmath.h"
@@ -53,8 +54,8 @@ static void elementwise(int32_t function, int64_t n, const void *x, void *y) {
     }
 }
 
-const frnn_kernels KERNELS = {forward,  backward,   reserve_size, elementwise, head,
-                              optimize, stage_size, stage_pack,   stream_step};
+const frnn_kernels KERNELS = {forward, backward, reserve_size, elementwise, peak,
+                              head,    optimize, stage_size,   stage_pack,  stream_step};
 
 #if defined(FRNN_CLANG_TARGET)
 #pragma clang attribute pop

@@ -9,6 +9,7 @@ typedef struct {
     int (*backward)(const frnn_call *call);
     int64_t (*reserve_size)(const frnn_call *call);
     void (*elementwise)(int32_t function, int64_t n, const void *x, void *y);
+    double (*peak)(int64_t tasks, int64_t steps);
     void (*head)(frnn_head *head);
     void (*optimize)(const frnn_update *update);
     int64_t (*stage_size)(const frnn_stage *stage);

@@ -14,6 +14,7 @@ import numpy as np
 
 from fastrnn.backends import available_backends
 from fastrnn.backends.threads import get_num_threads
+from fastrnn.bench import command
 from fastrnn.datasets import imdb, synthetic
 from fastrnn.version import __version__
 
@@ -30,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args.verb == "info":
             _info()
+        elif args.verb == "bench":
+            return command.run(args)
         else:
             backends = ["auto", *available_backends()]
             if args.backend is not None and args.backend not in backends:
@@ -46,8 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fastrnn", description="Fused LSTM and GRU layers: see what runs, train.")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="info | train")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="info | train | bench")
     verbs.add_parser("info", help="versions, processor, backends")
+    command.add_arguments(verbs.add_parser("bench", help="measure layers and models beside other packages"))
     train = verbs.add_parser("train", help="train the sentiment models of a textbook chapter on IMDb")
     train.add_argument("--model", choices=[*MODELS, "all"], default="lstm", help="default: lstm")
     data = train.add_mutually_exclusive_group()

@@ -24,7 +24,8 @@ ALLOWED = {
     "training": {"layers", "backends", "io"},
     "plots": {"io"},
     "textbook": {"layers", "training", "datasets"},
-    "cli": {"textbook", "training", "layers", "datasets", "backends", "plots"},
+    "bench": {"streaming", "layers", "training", "ops", "backends", "io"},
+    "cli": {"bench", "textbook", "training", "layers", "datasets", "backends", "plots"},
 }
 
 

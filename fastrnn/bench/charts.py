@@ -1,0 +1,248 @@
+"""Results as pictures."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fastrnn.bench.peers import contenders
+from fastrnn.bench.results import Case, Results
+from fastrnn.io.atomic import replacing
+
+COLORS = {
+    "torch": "#d1651f",
+    "jax": "#7a52a8",
+    "keras": "#b8860b",
+    "keras-jit": "#5f8a3c",
+    "keras-jax": "#a0527f",
+    "onnxruntime": "#3c8f8f",
+}
+OURS = ("#1f6fb4", "#6aaed6", "#0b3c66", "#9bb8cf")
+
+
+def draw(results: Results, folder: Path) -> list[Path]:
+    """Draws every picture that the results have the numbers for, into the folder; gives their paths.
+
+    Raises:
+        ImportError: where matplotlib is not installed. OSError: where a file cannot be written.
+    """
+    pictures = {
+        "layers.png": _bars(results, "layers", panels=("cell", "mode")),
+        "steps.png": _bars(results, "steps", panels=()),
+        "sizes.png": _sizes(results),
+        "roofline.png": _roofline(results),
+    }
+    paths = []
+    for name, figure in pictures.items():
+        if figure is not None:
+            path = folder / name
+            with replacing(path) as temporary:
+                figure.savefig(temporary, format="png")
+            paths.append(path)
+    return paths
+
+
+def _figure(width: float, height: float) -> Any:
+    # Figure without pyplot needs no display and leaves no global state behind
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=130, layout="constrained")
+
+
+def _note(results: Results) -> str:
+    """Where and when, for below the axis."""
+    info = results.about
+    return (
+        f"{info['processor']}, {info['threads']} threads, {info['instruction_set']}, {info['date']}, "
+        f"fastrnn {info['versions'].get('fastrnn', '')}; medians of {info['rounds']} interleaved rounds"
+    )
+
+
+def _clean(axes: Any) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="0.92")
+    axes.set_axisbelow(True)
+
+
+def _color(who: str, everyone: Sequence[str]) -> str:
+    ours = [name for name in everyone if name not in COLORS]
+    return COLORS.get(who) or OURS[ours.index(who) % len(OURS)]
+
+
+def _title(who: str) -> str:
+    known = contenders()
+    return known[who].title if who in known else who
+
+
+def _everyone(cases: Sequence[Case]) -> list[str]:
+    return list(dict.fromkeys(who for case in cases for who in case.rounds))
+
+
+def _plain_log(axis: Any) -> None:
+    """1, 2, 5, 10 and so on instead of powers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _bars(results: Results, part: str, panels: tuple[str, ...]) -> Any:
+    """How many times as long each of the others takes, case by case; a panel for each value of those labels."""
+    cases = [case for case in results.part(part) if case.base in case.rounds and len(case.rounds) > 1]
+    if not cases:
+        return None
+    groups: dict[str, list[Case]] = {}
+    for case in cases:
+        groups.setdefault(" ".join(str(case.labels[key]) for key in panels), []).append(case)
+    base, everyone = cases[0].base, _everyone(cases)
+    others = [who for who in everyone if who != base]
+    columns = min(2, len(groups))
+    lines = -(-len(groups) // columns)
+    tallest = max(map(len, groups.values()))
+    figure = _figure(5.6 * columns + 1.2, lines * (0.8 + 0.13 * tallest * (len(others) + 1)) + 1)
+    grid = figure.subplots(lines, columns, squeeze=False, sharex=True)
+    height = 0.84 / len(others)
+    for axes, (title, members) in zip(grid.flat, groups.items(), strict=False):
+        for k, who in enumerate(others):
+            places = [n for n, case in enumerate(members) if who in case.rounds]
+            ratios = [members[n].ratio(who) for n in places]
+            medians = [ratio.median for ratio in ratios]
+            spreads = [[r.median - r.low for r in ratios], [r.high - r.median for r in ratios]]
+            axes.barh(
+                [place + (k - (len(others) - 1) / 2) * height for place in places],
+                [median - 1 for median in medians],  # from the line at 1: to its right who is slower, else to its left
+                left=1,
+                height=0.9 * height,
+                xerr=spreads,
+                color=_color(who, everyone),
+                error_kw={"elinewidth": 0.8, "ecolor": "0.35"},
+                label=_title(who),
+            )
+        names = [
+            ",".join(map(str, case.labels["shape"])) if panels else case.name.replace("_", " ") for case in members
+        ]
+        axes.set_yticks(range(len(members)), names, fontsize=8)
+        axes.set_ylim(len(members) - 0.5, -0.5)
+        axes.set_xscale("log")
+        axes.set_xlim(left=min(axes.get_xlim()[0], 0.9))
+        _plain_log(axes.xaxis)
+        axes.tick_params(axis="x", labelsize=8, labelbottom=True)
+        axes.axvline(1, color=OURS[0], linewidth=2)
+        axes.set_title(title.replace("lstm", "LSTM").replace("gru", "GRU"), fontsize=10)
+        _clean(axes)
+        axes.grid(axis="y", visible=False)
+    for axes in grid.flat[len(groups) :]:
+        axes.remove()
+    label = f"times as long as {_title(base)} (the blue line), with the range over the rounds"
+    figure.supxlabel(f"{label}\n{_note(results)}", fontsize=8)
+    if panels:
+        figure.supylabel("B,T,I,H", fontsize=9)
+    _legend(figure, grid.flat, len(others))
+    return figure
+
+
+def _legend(figure: Any, panels: Any, columns: int) -> None:
+    """One for all panels, above them."""
+    named: dict[str, Any] = {}
+    for axes in panels:
+        if axes.figure is not None:
+            named |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(
+        named.values(), named.keys(), loc="outside upper center", ncols=min(columns, 3), frameon=False, fontsize=8
+    )
+
+
+def _sizes(results: Results) -> Any:
+    """Time against H for every contender, both axes logarithmic; a panel for each cell."""
+    cases = [case for case in results.part("scaling") if "H" in case.labels and case.rounds]
+    if not cases:
+        return None
+    cells = list(dict.fromkeys(case.labels["cell"] for case in cases))
+    everyone = _everyone(cases)
+    figure = _figure(5.6 * len(cells), 5)
+    grid = figure.subplots(1, len(cells), squeeze=False, sharey=True)[0]
+    for axes, cell in zip(grid, cells, strict=True):
+        members = [case for case in cases if case.labels["cell"] == cell]
+        for who in everyone:
+            points = [(case.labels["H"], 1e3 * case.value(who)) for case in members if who in case.rounds]
+            if points:
+                style: dict[str, Any] = {"linewidth": 2.2, "zorder": 3} if who not in COLORS else {"linewidth": 1.3}
+                style |= {"marker": "o", "markersize": 3.5, "color": _color(who, everyone), "label": _title(who)}
+                axes.plot(*zip(*points, strict=True), **style)
+        floors = [(case.labels["H"], 1e3 * floor) for case in members if (floor := case.floor()) is not None]
+        if floors:
+            label = "floor: operations at the FMA peak"
+            axes.plot(*zip(*floors, strict=True), color="0.5", linestyle="--", linewidth=1, label=label)
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        sizes = sorted({case.labels["H"] for case in members})
+        axes.set_xticks(sizes, list(map(str, sizes)))
+        axes.minorticks_off()
+        _plain_log(axes.yaxis)
+        batch, time, *_ = members[0].labels["shape"]
+        axes.set_title(f"{cell.upper()} {members[0].labels['mode']}, B {batch}, T {time}, I = H", fontsize=10)
+        axes.set_xlabel("H", fontsize=9)
+        _clean(axes)
+    grid[0].set_ylabel("ms")
+    figure.supxlabel(_note(results), fontsize=7)
+    _legend(figure, grid, 3)
+    return figure
+
+
+def _roofline(results: Results) -> Any:
+    """Operations a second against operations a byte, this package's and its best peer's, under the machine's roof."""
+    cases = [case for case in results.part("layers") if case.base in case.rounds and case.peak and case.bytes]
+    if not cases:
+        return None
+    peak = statistics.median(value for case in cases for value in case.peak) / 1e9
+    figure = _figure(7.5, 5.2)
+    axes = figure.add_subplot()
+    markers = {("lstm", "train"): "o", ("gru", "train"): "s", ("lstm", "inference"): "^", ("gru", "inference"): "D"}
+    intensities = []
+    for case in cases:
+        assert case.operations is not None
+        assert case.bytes is not None
+        x = case.operations / case.bytes
+        intensities.append(x)
+        marker = markers.get((case.labels["cell"], case.labels["mode"]), "o")
+        best = case.best_peer()
+        if best is not None:
+            axes.plot(x, (case.rate(best) or 0) / 1e9, marker, color="0.65", markersize=5, linestyle="none")
+        axes.plot(x, (case.rate(case.base) or 0) / 1e9, marker, color=OURS[0], markersize=6, linestyle="none")
+    bandwidth = results.about.get("bandwidth")
+    low, high = min(intensities) / 2, max(intensities) * 2
+    if bandwidth:
+        low = min(low, 1e9 * peak / bandwidth / 4)  # the roof's slope is in the picture
+    axes.hlines(peak, low, high, color="0.25", linewidth=1.2)
+    axes.annotate(
+        f"FMA peak, {peak:.0f} GFLOP/s",
+        (high, peak),
+        ha="right",
+        va="bottom",
+        fontsize=8,
+        xytext=(0, 2),
+        textcoords="offset points",
+    )
+    if bandwidth:
+        slope = bandwidth / 1e9
+        axes.plot([low, peak / slope], [low * slope, peak], color="0.25", linewidth=1.2, linestyle="--")
+        label = f"memory, {slope:.0f} GB/s;\nwhat stays in a cache\nmay exceed it"
+        axes.annotate(label, (0.02, 0.97), xycoords="axes fraction", va="top", fontsize=8, color="0.25")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlim(low, high)
+    axes.set_ylim(top=2 * peak)
+    _plain_log(axes.xaxis)
+    _plain_log(axes.yaxis)
+    axes.set_xlabel(f"operations per byte that must move at least once\n{_note(results)}", fontsize=8)
+    axes.set_ylabel("GFLOP/s")
+    for (cell, mode), marker in markers.items():
+        axes.plot([], [], marker, color="0.4", linestyle="none", label=f"{cell.upper()} {mode}")
+    axes.plot([], [], "o", color=OURS[0], linestyle="none", label=_title(cases[0].base))
+    axes.plot([], [], "o", color="0.65", linestyle="none", label="best peer")
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    _clean(axes)
+    return figure

@@ -1,0 +1,145 @@
+"""`fastrnn bench`: its options, and a run from start to end."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from pathlib import Path
+
+from fastrnn.backends import available_backends, get_backend
+from fastrnn.bench import machine, report
+from fastrnn.bench.compare import compare
+from fastrnn.bench.layer import GATES, MODES
+from fastrnn.bench.parts import PARTS, Choice
+from fastrnn.bench.peers import PEERS
+from fastrnn.bench.progress import Progress
+from fastrnn.bench.results import Case, Results
+from fastrnn.bench.team import Settings, Team
+from fastrnn.io.atomic import replacing
+
+QUICK = {"rounds": 3, "seconds": 0.03}
+THOROUGH = {"rounds": 7, "seconds": 0.15}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `fastrnn bench`."""
+    parser.add_argument(
+        "parts", nargs="*", metavar="PART", help=f"what to measure: {', '.join(PARTS)}, all; default: layers"
+    )
+    parser.add_argument("--cell", action="append", choices=list(GATES), help="only this cell; may be repeated")
+    parser.add_argument("--mode", action="append", choices=list(MODES), help="layers: only this; may be repeated")
+    parser.add_argument("--shape", action="append", type=_shape, metavar="B,T,I,H", help="only this; may be repeated")
+    parser.add_argument("--dtype", choices=["float32", "float64"], default="float32", help="default: float32")
+    parser.add_argument("--backend", action="append", metavar="NAME", help="one of fastrnn's; the first is compared")
+    parser.add_argument("--peer", action="append", choices=[*PEERS, "none"], help="only this one; may be repeated")
+    parser.add_argument("--threads", type=_positive, metavar="N", help="for everyone; default: all cores")
+    parser.add_argument("--quick", action="store_true", help="few short rounds: a rough look")
+    parser.add_argument("--rounds", type=_positive, metavar="N", help="default: 7, or 3 with --quick")
+    parser.add_argument("--seconds", type=float, metavar="S", help="each in a round; default: 0.15, or 0.03")
+    parser.add_argument("--targets", type=Path, metavar="FILE", help="JSON, {case: ratio}: shown beside the ratios")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write results.json, results.md and pictures there")
+    parser.add_argument(
+        "--compare", nargs=2, type=Path, metavar=("A.json", "B.json"), help="measure nothing: what changed from A to B"
+    )
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    try:
+        sizes = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        sizes = ()
+    if len(sizes) != 4 or min(sizes) < 1:
+        raise argparse.ArgumentTypeError(f"must be four positive integers B,T,I,H, got {text!r}")
+    return sizes
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measures, prints, writes; or compares two files. 1 where a contender failed, else 0.
+
+    Raises:
+        ValueError, OSError, RuntimeError: an argument or a file is wrong, or a backend that is named is not there.
+    """
+    if args.compare:
+        before, after = map(Results.read, args.compare)
+        print(report.plain(compare(before, after)))
+        return 0
+    names = list(PARTS) if args.parts == ["all"] else args.parts or ["layers"]
+    if unknown := [name for name in names if name not in PARTS]:
+        raise ValueError(f"part must be one of {', '.join(PARTS)}, or all; got {unknown[0]!r}")
+    usual = QUICK if args.quick else THOROUGH
+    settings = Settings(
+        args.rounds or int(usual["rounds"]), args.seconds or usual["seconds"], args.threads or machine.cores()
+    )
+    targets = json.loads(args.targets.read_text()) if args.targets else {}
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
+
+    results = measure(names, settings, args)
+    tables = [report.plain(table) for table in report.tables(results, targets)]
+    print("\n\n".join([*tables, "\n".join(report.about(results))]))
+    if args.out:
+        _write(results, targets, args.out)
+    return 1 if any(case.failed for case in results.cases) else 0
+
+
+def measure(names: list[str], settings: Settings, args: argparse.Namespace) -> Results:
+    """Runs the named parts."""
+    results = Results(machine.describe() | settings._asdict())
+    results.about["command"] = shlex.join(["fastrnn", *sys.argv[1:]])
+    if "layers" in names:
+        results.about["bandwidth"] = machine.bandwidth(settings.threads)
+    # by the names of their modules: None is what would run where no backend is named
+    ours = [f"fastrnn-{get_backend(name).__name__.rpartition('.')[2]}" for name in args.backend or [None]]
+    progress = Progress()
+    with Team(settings, progress) as team, progress:
+        team.available(f"fastrnn-{name}" for name in available_backends())  # why some are missing is told
+        choice = Choice(
+            ours=tuple(ours),
+            peers=tuple(team.available(name for name in args.peer or PEERS if name != "none")),
+            cells=tuple(args.cell or GATES),
+            modes=tuple(args.mode or MODES),
+            dtype=args.dtype,
+            shapes=tuple(args.shape or ()),
+        )
+        plans = [plan for name in names for plan in PARTS[name](team, choice)]
+        progress.total = len(plans)
+        for plan in plans:
+            case = plan()
+            results.cases.append(case)
+            results.skipped = team.skipped
+            results.about["versions"] |= team.all_versions()
+            progress.case(_line(case))
+            if args.out:  # a run that is broken off leaves what it has
+                results.write(args.out / "results.json")
+    return results
+
+
+def _line(case: Case) -> str:
+    """A case in one line, for the time until all is done."""
+    best = case.best_peer()
+    told = [f"{who} {report.amount(case.value(who), case.unit)}" for who in (case.base, best) if who in case.rounds]
+    if best is not None and case.base in case.rounds:
+        told.append(report.times(case.ratio(best)))
+    return f"{case.part}: {case.name}: {', '.join([*told, *case.failed.values()])}"
+
+
+def _write(results: Results, targets: dict[str, float], folder: Path) -> None:
+    from fastrnn.bench import charts
+
+    try:
+        pictures = [path.name for path in charts.draw(results, folder)]
+    except ImportError:
+        print("no pictures: matplotlib is not installed")
+        pictures = []
+    with replacing(folder / "results.md") as temporary:
+        temporary.write_text(report.document(results, targets, pictures), encoding="utf-8")
+    print(f"wrote {', '.join(str(folder / name) for name in ('results.json', 'results.md', *pictures))}")
