@@ -40,9 +40,13 @@ def _floats(name: str, value: Any, shape: tuple[int | None, ...], dtype: np.dtyp
             raise TypeError(f"{name} must be of x's dtype, {dtype}, got {array.dtype}")
         if array.dtype not in _FLOATS:
             raise TypeError(f"{name} must be an array of float32 or float64, got {array.dtype}")
-    # most shapes are known, and fit
+    # most shapes are known, and fit; and of those that are not known, most are not known at all
     if array.shape != shape and (
-        array.ndim != len(shape) or any(want not in (None, got) for want, got in zip(shape, array.shape, strict=True))
+        array.ndim != len(shape)
+        or (
+            shape.count(None) != array.ndim
+            and any(want not in (None, got) for want, got in zip(shape, array.shape, strict=True))
+        )
     ):
         expected = ", ".join("any" if n is None else str(n) for n in shape)
         raise ValueError(f"{name} must have shape ({expected}), got {array.shape}")
@@ -163,7 +167,7 @@ def _call(
 def _on_gpu(call: Call) -> bool:
     """Whether any of the call's arrays lies in a GPU's memory."""
     arrays = (call.x, call.ids, call.W, call.U, call.b, call.h0, call.c0, call.mask, call.x_mask, call.h_mask)
-    return any(isinstance(array, CudaArray) for array in arrays)
+    return CudaArray in map(type, arrays)
 
 
 def _upstream(reserve: Any, cell: str, dy: Any, **states: Any) -> tuple[np.ndarray | None, ...]:

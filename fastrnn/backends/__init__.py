@@ -82,7 +82,8 @@ def get_backend(name: str | None = None, *, on_gpu: bool = False) -> ModuleType:
         return found
     _check(name, where)
     if name == "auto":
-        return next(module for module in map(_load, NAMES) if isinstance(module, ModuleType))
+        _modules[name] = fastest = next(module for module in map(_load, NAMES) if isinstance(module, ModuleType))
+        return fastest
     module = _load(name)
     if isinstance(module, str):
         raise RuntimeError(f"{where}={name!r} is not available: {module}")

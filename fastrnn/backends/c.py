@@ -76,8 +76,8 @@ def _c_call(cell: int, call: Call) -> Any:
     # one by one: a dict of fields takes twice as long
     c_call.cell = cell
     c_call.real_bits = call.x.itemsize * 8
-    c_call.B, c_call.T = call.batch, call.time
-    c_call.I, c_call.H = call.x.shape[-1], len(call.U)
+    c_call.B, c_call.T, c_call.I = call.x.shape if call.ids is None else (*call.ids.shape, call.x.shape[1])
+    c_call.H = len(call.U)
     c_call.go_backwards = call.go_backwards
     c_call.zero_masked = call.zero_output_for_mask
     c_call.sequences = call.return_sequences
