@@ -37,20 +37,59 @@ INLINE int64_t deal_rows(int64_t left, int64_t most) {
  * columns beyond N zero. */
 INLINE int64_t packed_columns(int64_t N) { return (N + LANES - 1) / LANES * LANES; }
 
-/* B[k,n] is at B[k * k_stride + n * n_stride]. Rows [k0, k0 + K) of a packed matrix of packed_K rows. */
-static void gemm_pack(int64_t K, int64_t N, const REAL *RESTRICT B, int64_t k_stride, int64_t n_stride,
-                      REAL *RESTRICT packed, int64_t packed_K, int64_t k0) {
-    enum { RUN = 64 }; /* columns are read as runs of k where these lie side by side */
+typedef REAL v4 __attribute__((vector_size(4 * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
+typedef REAL_INT v4_int __attribute__((vector_size(4 * sizeof(REAL))));
+#if defined(__clang__)
+#define SHUFFLE4(a, b, i, j, k, l) __builtin_shufflevector(a, b, i, j, k, l)
+#else
+#define SHUFFLE4(a, b, i, j, k, l) __builtin_shuffle(a, b, (v4_int){i, j, k, l})
+#endif
+
+/* to[k * to_stride + n] = from[n * from_stride + k] for k, n < 4. */
+INLINE void transpose4(const REAL *from, int64_t from_stride, REAL *to, int64_t to_stride) {
+    const v4 a = *(const v4 *)from, b = *(const v4 *)(from + from_stride);
+    const v4 c = *(const v4 *)(from + 2 * from_stride), d = *(const v4 *)(from + 3 * from_stride);
+    const v4 ab01 = SHUFFLE4(a, b, 0, 4, 1, 5), ab23 = SHUFFLE4(a, b, 2, 6, 3, 7);
+    const v4 cd01 = SHUFFLE4(c, d, 0, 4, 1, 5), cd23 = SHUFFLE4(c, d, 2, 6, 3, 7);
+    *(v4 *)to = SHUFFLE4(ab01, cd01, 0, 1, 4, 5);
+    *(v4 *)(to + to_stride) = SHUFFLE4(ab01, cd01, 2, 3, 6, 7);
+    *(v4 *)(to + 2 * to_stride) = SHUFFLE4(ab23, cd23, 0, 1, 4, 5);
+    *(v4 *)(to + 3 * to_stride) = SHUFFLE4(ab23, cd23, 2, 3, 6, 7);
+}
+
+/* B[k,n] is at B[n * ldb + k]: the transpose of a matrix as it lies. Rows [k0, k0 + K) of a packed matrix of packed_K
+ * rows. */
+static void gemm_pack_transposed(int64_t K, int64_t N, const REAL *RESTRICT B, int64_t ldb, REAL *RESTRICT packed,
+                                 int64_t packed_K, int64_t k0) {
+    enum { RUN = 64 }; /* so many k side by side are read of each n in turn */
     for (int64_t n0 = 0; n0 < N; n0 += 2 * LANES) {
         const int64_t left = packed_columns(N) - n0;
         const int width = left < 2 * LANES ? LANES : 2 * LANES;
         REAL *to = packed + n0 * packed_K + k0 * width;
         for (int64_t run = 0; run < K; run += RUN) {
             const int64_t end = run + RUN < K ? run + RUN : K;
-            for (int n = 0; n < width; n++)
-                for (int64_t k = run; k < end; k++)
-                    to[k * width + n] = n0 + n < N ? B[k * k_stride + (n0 + n) * n_stride] : 0;
+            int n = 0;
+            for (; n + 4 <= width && n0 + n + 4 <= N; n += 4) {
+                const REAL *from = B + (n0 + n) * ldb;
+                int64_t k = run;
+                for (; k + 4 <= end; k += 4) transpose4(from + k, ldb, to + k * width + n, width);
+                for (; k < end; k++)
+                    for (int m = 0; m < 4; m++) to[k * width + n + m] = from[m * ldb + k];
+            }
+            for (; n < width; n++)
+                for (int64_t k = run; k < end; k++) to[k * width + n] = n0 + n < N ? B[(n0 + n) * ldb + k] : 0;
         }
+    }
+}
+
+/* B[k,n] is at B[k * ldb + n]: a matrix as it lies. */
+static void gemm_pack(int64_t K, int64_t N, const REAL *RESTRICT B, int64_t ldb, REAL *RESTRICT packed) {
+    for (int64_t n0 = 0; n0 < N; n0 += LANES) {
+        const int64_t panel = n0 / (2 * LANES) * (2 * LANES);
+        const int width = packed_columns(N) - panel < 2 * LANES ? LANES : 2 * LANES;
+        const int part = (int)(N - n0 < LANES ? N - n0 : LANES);
+        REAL *to = packed + panel * K + (n0 - panel);
+        for (int64_t k = 0; k < K; k++) vstore(to + k * width, vload_n(B + k * ldb + n0, part));
     }
 }
 

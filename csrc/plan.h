@@ -223,7 +223,7 @@ static void pack_weights(void *plan, int64_t piece) {
     if (!p->backward) {
         gates_pack(I, H, p->gates, rotate, p->gates, W, p->W, u0, u1);
         gates_pack(H, H, p->u_gates, 0, p->gates, U, p->U, u0, u1);
-        if (p->u_gates == 2) gemm_pack(H, u1 - u0, U + 2 * H + u0, GH, 1, p->Uc + u0 * H, H, 0);
+        if (p->u_gates == 2) gemm_pack(H, u1 - u0, U + 2 * H + u0, GH, p->Uc + u0 * H);
         if (piece == 0) pack_bias(p);
         return;
     }
@@ -232,11 +232,11 @@ static void pack_weights(void *plan, int64_t piece) {
     } else {
         REAL *Wt = p->Wt + i0 * GH;
         W += i0 * GH;
-        gemm_pack(rotate * H, i1 - i0, W, 1, GH, Wt, GH, GH - rotate * H);
-        gemm_pack(GH - rotate * H, i1 - i0, W + rotate * H, 1, GH, Wt, GH, 0);
+        gemm_pack_transposed(rotate * H, i1 - i0, W, GH, Wt, GH, GH - rotate * H);
+        gemm_pack_transposed(GH - rotate * H, i1 - i0, W + rotate * H, GH, Wt, GH, 0);
     }
     if (p->Ug) gates_pack_transposed(H, p->u_gates, 0, p->gates, U, p->Ug, u0, u1);
-    if (p->Ut) gemm_pack(GH, u1 - u0, U + u0 * GH, 1, GH, p->Ut + u0 * GH, GH, 0);
+    if (p->Ut) gemm_pack_transposed(GH, u1 - u0, U + u0 * GH, GH, p->Ut + u0 * GH, GH, 0);
     if (piece == 0) row_zero(p->zeros, 2 * LANES);
 }
 
