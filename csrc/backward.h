@@ -91,14 +91,13 @@ static void dinputs_multiply(const layer_task *k, int64_t s0, int64_t steps, con
 static void words_accumulate(const layer_task *k, int64_t s0, int64_t steps, const REAL *dslots) {
     const layer_plan *p = k->plan;
     const int64_t H = p->H, units = k->u1 - k->u0;
-    for (int64_t b = 0; b < k->n; b++)
-        for (int64_t s = s0; s < s0 + steps; s++) {
+    for (int64_t s = s0; s < s0 + steps; s++)
+        for (int64_t b = 0; b < k->n; b++, dslots += p->lds) {
             REAL *to = k->dwords + word_of(k, b, s) * p->GH;
-            const REAL *from = dslots + ((s - s0) * k->n + b) * p->lds;
             if (units == H)
-                row_add(to, from, p->GH);
+                row_add(to, dslots, p->GH);
             else
-                for (int g = 0; g < p->gates; g++) row_add(to + g * H + k->u0, from + g * H + k->u0, units);
+                for (int g = 0; g < p->gates; g++) row_add(to + g * H + k->u0, dslots + g * H + k->u0, units);
         }
 }
 
