@@ -10,15 +10,11 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-
-from fastrnn.backends.arrays import CudaArray
-
-if importlib.util.find_spec("numba_cuda") is None:
-    raise ImportError("the package numba-cuda is not installed; `pip install fastrnn[cuda]` brings it")
-
 from numba import cuda
 from numba.cuda.core import config
 from numba.cuda.core.errors import NumbaPerformanceWarning
+
+from fastrnn.backends.arrays import CudaArray
 
 SIMULATED = bool(config.ENABLE_CUDASIM)
 # The lowest compute capability that the kernels are compiled for in the tests.
