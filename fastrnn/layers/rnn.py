@@ -118,7 +118,7 @@ class RNN(Layer):
             initial_state: [h, c] for LSTM, h or [h] for GRU, each (batch, units); None for zeros, or for the states
                 that the last call left with `stateful`.
             mask (batch, time): False where a step is skipped.
-            training: draw dropout masks and keep what `backward` needs.
+            training: draw dropout masks and keep what `backward` needs; x and mask themselves, not copies.
 
         Returns:
             y (batch, time, units) with return_sequences, else (batch, units); with return_state (y, h, c) or (y, h).
