@@ -405,11 +405,16 @@ def backward_into(
     return out
 
 
-def _alike(new: np.ndarray | None, old: np.ndarray | None) -> bool:
+def _alike(new: Any, old: np.ndarray | None) -> bool:
     """Whether one array can stand for the other in a call, or neither is there."""
     if new is None or old is None:
         return new is old
-    return new.shape == old.shape and new.dtype == old.dtype and new.flags.c_contiguous
+    return (
+        isinstance(new, np.ndarray)  # what users give as a mask need not be
+        and new.shape == old.shape
+        and new.dtype == old.dtype
+        and new.flags.c_contiguous
+    )
 
 
 def lstm(x: Any, W: Any, U: Any, b: Any = None, h0: Any = None, c0: Any = None, **options: Any) -> tuple[Any, Any, Any]:

@@ -137,6 +137,8 @@ class Stream:
 
     @state.setter
     def state(self, states: Sequence[Any]) -> None:
+        if not isinstance(states, list | tuple):
+            raise TypeError(f"Stream.state must be a list of {len(self._states)} arrays, got {states!r}")
         new = [np.asarray(state) for state in states]
         if len(new) != len(self._states):
             raise ValueError(f"Stream.state must be {len(self._states)} arrays, got {len(new)}")

@@ -190,7 +190,7 @@ def test_bad_layer_calls() -> None:
     layer(x)
     with pytest.raises(ValueError, match=r"initial_state must be 2 arrays \(batch, units\), got 1"):
         layer(x, initial_state=np.zeros((2, 3)))
-    with pytest.raises(ValueError, match=r"W must have shape \(5, 12\), got \(4, 12\)"):
+    with pytest.raises(ValueError, match=r"x must have shape \(batch, time, 4\), got \(2, 5, 5\)"):
         layer(np.zeros((2, 5, 5)))
     layer(x, training=True)
     with pytest.raises(ValueError, match="dstates must be 2 arrays, got 1"):

@@ -327,11 +327,22 @@ def test_what_is_wrong_is_told_in_a_line(arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["--shape", "1,2"], ["--shape", "1,2,3,0"], ["--rounds", "0"]])
-def test_usage(arguments, capsys):
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--shape", "1,2"], "four positive integers B,T,I,H, got '1,2'"),
+        (["--shape", "1,2,3,0"], "four positive integers B,T,I,H, got '1,2,3,0'"),
+        (["--rounds", "0"], "must be a positive integer, got '0'"),
+        (["--threads", "two"], "must be a positive integer, got 'two'"),
+        (["--seconds", "-1"], "must be a positive number, got '-1'"),
+        (["--seconds", "nan"], "must be a positive number, got 'nan'"),
+    ],
+)
+def test_usage(arguments, message, capsys):
     with pytest.raises(SystemExit) as error:
         cli.main(["bench", *arguments])
     assert error.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 # -- the README -------------------------------------------------------------------------------

@@ -3,6 +3,8 @@ backend, and a layer that takes over the memory of its last call."""
 
 from __future__ import annotations
 
+import pickle
+from copy import deepcopy
 from types import ModuleType
 from typing import Any
 
@@ -256,6 +258,62 @@ def test_after_a_call_that_failed_there_is_no_backward(backend: str) -> None:
         layer(Lookup(table, np.full((8, 6), 5, np.int32)), training=True)
     with pytest.raises(ValueError, match="call the layer with training=True first"):
         layer.backward(np.ones((8, 4), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ({"x": np.ones((2, 3))}, r"x must have shape \(batch, time, inputs\)"),
+        ({"x": np.ones((2, 3, 6))}, r"x must have shape \(batch, time, 5\), got \(2, 3, 6\)"),
+        ({"x": np.ones((2, 3, 5)), "mask": np.ones((2, 4), bool)}, r"mask must have shape \(2, 3\)"),
+    ],
+)
+def test_nor_is_there_one_after_inputs_that_do_not_fit(backend: str, call: dict[str, Any], message: str) -> None:
+    layer = fr.GRU(4, backend=backend)
+    layer(np.ones((2, 3, 5), np.float32), training=True)
+    with pytest.raises(ValueError, match=message):
+        layer(**call, training=True)
+    with pytest.raises(ValueError, match="call the layer with training=True first"):
+        layer.backward(np.ones((2, 4), np.float32))
+
+
+@pytest.mark.parametrize("first", [list, np.array])
+def test_masks_and_ids_may_be_lists(backend: str, first: Any) -> None:
+    mask, ids = [[True, False, True]] * 2, [[0, 1, 2]] * 2
+    table = np.random.default_rng(1).standard_normal((3, 5)).astype(np.float32)
+    layer = fr.LSTM(4, backend=backend)
+    want = layer(Lookup(table, first(ids)), mask=first(mask), training=True)
+    np.testing.assert_array_equal(layer(Lookup(table, ids), mask=mask, training=True), want)
+    with pytest.raises(ValueError, match=r"mask must have shape \(2, 3\), got \(\)"):
+        layer(Lookup(table, ids), mask="all", training=True)
+
+
+@pytest.mark.parametrize("copy", [deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_copy_of_a_model_trains_on_by_itself(copy: Any, backend: str, rng: np.random.Generator) -> None:
+    model = fr.Sequential([fr.Embedding(9, 4), fr.LSTM(3, return_sequences=True), fr.GRU(3), fr.Dense(1, "sigmoid")])
+    model.compile(fr.Adam(0.01), "binary_crossentropy", ["accuracy"])
+    x, y = rng.integers(0, 9, (16, 5)), rng.integers(0, 2, 16)
+    with fr.use_backend(backend):
+        model.fit(x, y, 8, verbose=0, shuffle=False)
+        other = copy(model)
+        before = model.get_weights()
+        history = other.fit(x, y, 8, verbose=0, shuffle=False).history
+        for mine, kept in zip(model.weights, before, strict=True):
+            np.testing.assert_array_equal(mine, kept)
+        assert model.fit(x, y, 8, verbose=0, shuffle=False).history == history
+    assert other.optimizer.iterations == model.optimizer.iterations == 4
+    for mine, theirs in zip(model.weights, other.weights, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_weights_that_must_not_be_written_to_are_not(backend: str) -> None:
+    w, g = np.zeros(3), np.ones(3)
+    optimizer = optimizers.SGD()
+    optimizer.build(w, [(3,)])
+    w.flags.writeable = False
+    with fr.use_backend(backend), pytest.raises(ValueError, match="read-only"):
+        optimizer.apply(w, g)
+    np.testing.assert_array_equal(w, 0)
 
 
 def test_what_a_model_hands_out_stays(rng: np.random.Generator) -> None:

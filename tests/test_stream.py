@@ -162,6 +162,22 @@ def test_state_and_output(any_backend: str, batch: int | None) -> None:
     np.testing.assert_array_equal(stream.y, middle)
 
 
+def test_a_state_that_does_not_fit(any_backend: str) -> None:
+    stream = fr.Stream(randomized(fr.LSTM(3), (None, None, 2)), backend=any_backend)
+    stream.step(np.ones(2))
+    before = stream.state
+    for state, error, message in [
+        (3, TypeError, "Stream.state must be a list of 2 arrays, got 3"),
+        ([np.zeros(3)], ValueError, "Stream.state must be 2 arrays, got 1"),
+        ([np.zeros(3), np.zeros(4)], ValueError, r"array 1 must have shape \(3,\), got \(4,\)"),
+        ([np.zeros(3), np.zeros(3, complex)], TypeError, "array 1 must hold numbers, got complex128"),
+    ]:
+        with pytest.raises(error, match=message):
+            stream.state = state  # type: ignore[assignment]
+    for now, then in zip(stream.state, before, strict=True):
+        np.testing.assert_array_equal(now, then)
+
+
 def test_weights_are_those_of_the_last_refresh(any_backend: str) -> None:
     model = randomized(fr.Sequential([fr.Embedding(5, 3), fr.LSTM(4), fr.Dense(2)]), (None, None))
     stream = fr.Stream(model, backend=any_backend)

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=_positive, metavar="N", help="for everyone; default: all cores")
     parser.add_argument("--quick", action="store_true", help="few short rounds: a rough look")
     parser.add_argument("--rounds", type=_positive, metavar="N", help="default: 7, or 3 with --quick")
-    parser.add_argument("--seconds", type=float, metavar="S", help="each in a round; default: 0.15, or 0.03")
+    parser.add_argument("--seconds", type=_seconds, metavar="S", help="each in a round; default: 0.15, or 0.03")
     parser.add_argument("--targets", type=Path, metavar="FILE", help="JSON, {case: ratio}: shown beside the ratios")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write results.json, results.md and pictures there")
     parser.add_argument(
@@ -46,9 +46,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
     if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+        raise argparse.ArgumentTypeError(f"must be a positive integer, got {text!r}")
+    return value
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a positive number, got {text!r}")
     return value
 
 

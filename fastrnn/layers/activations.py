@@ -29,6 +29,9 @@ class Activation(NamedTuple):
     forward: Callable[[np.ndarray], np.ndarray]
     gradient: Callable[[np.ndarray, np.ndarray], np.ndarray]
 
+    def __reduce__(self) -> tuple[Callable[[str], Activation], tuple[str]]:
+        return get, (self.name,)  # a pickle names it
+
 
 _BY_NAME = {
     activation.name: activation

@@ -118,7 +118,7 @@ class RNN(Layer):
             initial_state: [h, c] for LSTM, h or [h] for GRU, each (batch, units); None for zeros, or for the states
                 that the last call left with `stateful`.
             mask (batch, time): False where a step is skipped.
-            training: draw dropout masks and keep what `backward` needs.
+            training: draw dropout masks and keep what `backward` needs; x and mask themselves, not copies.
 
         Returns:
             y (batch, time, units) with return_sequences, else (batch, units); with return_state (y, h, c) or (y, h).
@@ -126,8 +126,11 @@ class RNN(Layer):
         Raises:
             ValueError: a wrong shape.
         """
+        reserve = None
+        if training:
+            reserve, self._reserve = self._reserve, None  # none is left if the call fails
         if isinstance(x, ops.Lookup):
-            shape = (*x.ids.shape, x.table.shape[1])
+            shape = (*np.shape(x.ids), np.shape(x.table)[-1])
         else:
             x = as_array(x, self.dtype)
             shape = x.shape
@@ -135,6 +138,8 @@ class RNN(Layer):
             raise ValueError(f"{self.name}: x must have shape (batch, time, inputs), got {shape}")
         if not self.built:
             self.build(shape)
+        if shape[2] != len(self.weights[0]):
+            raise ValueError(f"{self.name}: x must have shape (batch, time, {len(self.weights[0])}), got {shape}")
         x_mask = h_mask = None
         if training and (self.dropout or self.recurrent_dropout):
             x_mask, h_mask = self.draw_dropout_masks(shape[0], shape[2])
@@ -149,18 +154,15 @@ class RNN(Layer):
         }
         initial = self._initial_states(initial_state, shape[0])
         outputs = None
-        if training:
-            last, self._reserve = self._reserve, None  # none is left if the call fails
-            if last is not None and initial[0] is None:
-                outputs = ops.forward_again(last, x, self.weights, reset_after=self.reset_after, **options)
-            self._reserve = last
+        if reserve is not None and initial[0] is None:
+            outputs = ops.forward_again(reserve, x, self.weights, reset_after=self.reset_after, **options)
         if outputs is None:
             W, U, *b = self.weights
             y, states, reserve = self._forward(x, W, U, b[0] if b else None, *initial, training=training, **options)
-            if training:
-                self._reserve = reserve
         else:
             y, *states = (array for array in outputs if array is not None)
+        if training:
+            self._reserve = reserve
         if self.stateful:
             # copies, where the caller could write into ours
             self.states = [state.copy() if isinstance(state, np.ndarray) else state for state in states]
@@ -224,6 +226,10 @@ class RNN(Layer):
 
     def _forward(self, *args: Any, **options: Any) -> tuple[np.ndarray, list[np.ndarray], Reserve | None]:
         raise NotImplementedError
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and pickles get: everything but the reserve, which belongs to a backend of this process."""
+        return {**self.__dict__, "_reserve": None}
 
     # -- states and dropout -----------------------------------------------------------------------
 

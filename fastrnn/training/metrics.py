@@ -39,7 +39,6 @@ class Metric:
         self.name = name
         self.kind = kind
         self.direction = _KINDS[kind].direction
-        self._entries = _KINDS[kind].entries
         self.reset()
 
     def reset(self) -> None:
@@ -49,7 +48,7 @@ class Metric:
 
     def update(self, y: np.ndarray, p: np.ndarray, mask: np.ndarray | None = None) -> None:
         """Takes in a batch: targets as the loss prepared them, predictions, the mask of entries that count."""
-        values = self._entries(y, p)
+        values = _KINDS[self.kind].entries(y, p)
         if mask is not None:
             if values.ndim > mask.ndim:
                 values = values.mean(axis=-1)

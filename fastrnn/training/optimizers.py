@@ -28,7 +28,6 @@ class Optimizer:
 
     Attributes:
         iterations: steps taken.
-        slots: name to flat array, what is remembered of each parameter; empty before `build`.
         slot_groups: names of slots; a file of Keras has, group by group, for each variable the group's slots.
     """
 
@@ -56,7 +55,7 @@ class Optimizer:
         self.clipvalue = given.get("clipvalue")
         self.learning_rate = learning_rate
         self._iterations = 0
-        self.slots: Mapping[str, np.ndarray] = {}
+        self._slots: dict[str, np.ndarray] = {}
         self.shapes: list[tuple[int, ...]] = []
         self._clipped = np.empty(0)
         self.built = False
@@ -79,6 +78,11 @@ class Optimizer:
     def iterations(self, value: int) -> None:
         self._iterations = integer(value, f"{type(self).__name__}: iterations", 0)
 
+    @property
+    def slots(self) -> Mapping[str, np.ndarray]:
+        """Name to flat array, read-only as a mapping: what is remembered of each parameter; empty before `build`."""
+        return MappingProxyType(self._slots)
+
     def build(self, flat_weights: np.ndarray, shapes: Sequence[tuple[int, ...]]) -> None:
         """Makes room for parameters laid out as `flat_weights`, variables of `shapes` one after another.
 
@@ -98,8 +102,7 @@ class Optimizer:
         self.shapes = shapes
         self._sizes = sizes
         self._starts = np.concatenate(([0], np.cumsum(sizes)[:-1])).astype(np.intp)
-        slots = {name: np.zeros_like(flat_weights) for group in self.slot_groups for name in group}
-        self.slots = MappingProxyType(slots)
+        self._slots = {name: np.zeros_like(flat_weights) for group in self.slot_groups for name in group}
         self._scratch = (np.empty_like(flat_weights), np.empty_like(flat_weights))
         self._clipped = np.empty_like(flat_weights)
         self.built = True
@@ -108,7 +111,7 @@ class Optimizer:
         """Views of the slots, one for each variable and slot, in the order in which Keras writes them to files."""
         ends = [0, *np.cumsum([int(np.prod(shape)) for shape in self.shapes]).tolist()]
         return [
-            self.slots[name][start:end].reshape(shape)
+            self._slots[name][start:end].reshape(shape)
             for group in self.slot_groups
             for (start, end), shape in zip(pairwise(ends), self.shapes, strict=True)
             for name in group
@@ -131,7 +134,7 @@ class Optimizer:
                 )
         g = self._clip(flat_grads)
         fused = getattr(get_backend(), "optimize", None)
-        if fused is not None and flat_weights.flags.c_contiguous and g.flags.c_contiguous:
+        if fused is not None and flat_weights.flags.carray and g.flags.c_contiguous:
             fused(flat_weights, g, *self._rule())
         else:
             self._update(flat_weights, g)
@@ -184,7 +187,7 @@ class SGD(Optimizer):
         self.slot_groups = (("momentum",),) if self.momentum else ()
 
     def _rule(self) -> tuple[Any, ...]:
-        m = self.slots.get("momentum")
+        m = self._slots.get("momentum")
         return "sgd", m, None, None, self._learning_rate, self._momentum(), 0.0, 0.0, self.nesterov
 
     def _momentum(self) -> float:
@@ -197,7 +200,7 @@ class SGD(Optimizer):
         if not self.momentum:
             w -= step
             return
-        m = self.slots["momentum"]
+        m = self._slots["momentum"]
         momentum = self._momentum()
         m *= momentum
         m -= step
@@ -232,19 +235,19 @@ class RMSprop(Optimizer):
         self.slot_groups = tuple((slot,) for slot in slots)
 
     def _rule(self) -> tuple[Any, ...]:
-        slot = self.slots.get
+        slot = self._slots.get
         slots = slot("momentum"), slot("velocity"), slot("average_gradient")
         return "rmsprop", *slots, self._learning_rate, self.momentum, self.rho, self.epsilon, False
 
     def _update(self, w: np.ndarray, g: np.ndarray) -> None:
         a, b = self._scratch
-        velocity = self.slots["velocity"]
+        velocity = self._slots["velocity"]
         velocity *= self.rho
         np.multiply(g, g, out=a)
         a *= 1 - self.rho
         velocity += a
         if self.centered:
-            average = self.slots["average_gradient"]
+            average = self._slots["average_gradient"]
             average *= self.rho
             np.multiply(g, 1 - self.rho, out=a)
             average += a
@@ -257,7 +260,7 @@ class RMSprop(Optimizer):
         np.multiply(g, self._learning_rate, out=b)
         b /= a
         if self.momentum:
-            m = self.slots["momentum"]
+            m = self._slots["momentum"]
             m *= self.momentum
             m += b
             w -= m
@@ -287,14 +290,14 @@ class Adam(Optimizer):
         self.slot_groups = (("momentum", "velocity"), *[("velocity_hat",)] * self.amsgrad)
 
     def _rule(self) -> tuple[Any, ...]:
-        slot = self.slots.get
+        slot = self._slots.get
         slots = slot("momentum"), slot("velocity"), slot("velocity_hat")
         rate = float(self._step_size(self._clipped.dtype))
         return "adam", *slots, rate, self.beta_1, self.beta_2, self.epsilon, False
 
     def _update(self, w: np.ndarray, g: np.ndarray) -> None:
         a, b = self._scratch
-        m, v = self.slots["momentum"], self.slots["velocity"]
+        m, v = self._slots["momentum"], self._slots["velocity"]
         np.subtract(g, m, out=a)
         a *= 1 - self.beta_1
         m += a
@@ -303,7 +306,7 @@ class Adam(Optimizer):
         a *= 1 - self.beta_2
         v += a
         if self.amsgrad:
-            v = np.maximum(self.slots["velocity_hat"], v, out=self.slots["velocity_hat"])
+            v = np.maximum(self._slots["velocity_hat"], v, out=self._slots["velocity_hat"])
         np.sqrt(v, out=a)
         a += self.epsilon
         np.multiply(m, self._step_size(w.dtype), out=b)
