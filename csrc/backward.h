@@ -258,18 +258,34 @@ static void words_reduce(void *plan, int64_t index) {
     gemm_packed(M, p->I, GH, sum, GH, p->Wt, GH, 0, (REAL *)p->call->dx + v0 * p->I, p->I, p->zeros);
 }
 
+/* Columns [n0, n1) of x^T dwords, to C. Words that did not come have gradients of zero, and must not matter even where
+ * their rows hold NaN or infinity: if anything else than numbers comes out, it is done again without them. */
+static void words_product(const layer_plan *p, int64_t n0, int64_t n1, REAL *C) {
+    const int64_t I = p->I, GH = p->GH, V = p->call->V, N = n1 - n0;
+    const REAL *x = p->call->x, *dwords = p->dwords + n0;
+    gemm_transposed(I, N, V, x, I, dwords, GH, C, GH, p->zeros);
+    vreal lost = vset(0); /* x * 0 is 0, but for NaN and infinity */
+    for (int64_t i = 0; i < I; i++)
+        for (int64_t n = 0; n < N; n += LANES) lost += vload_n(C + i * GH + n, (int)smaller(LANES, N - n)) * vset(0);
+    int finite = 1;
+    for (int lane = 0; lane < LANES; lane++) finite &= lost[lane] == 0;
+    if (finite) return;
+    gemm_transposed(I, N, 0, x, I, dwords, GH, C, GH, p->zeros);
+    for (int64_t v = 0; v < V; v++, x += I, dwords += GH) {
+        int64_t n = 0;
+        while (n < N && dwords[n] == 0) n++;
+        if (n < N) gemm_transposed(I, N, 1, x, I, dwords, GH, C, GH, NULL);
+    }
+}
+
 /* For some columns: dW from the summed dwords, column groups rotated to Keras' order. */
 static void words_weights(void *plan, int64_t index) {
     const layer_plan *p = plan;
     const int64_t columns = PANELS_PER_TASK * 2 * LANES, GH = p->GH, turn = p->u_slot;
     const int64_t n0 = index * columns, n1 = smaller(n0 + columns, GH), cut = larger(n0, smaller(n1, turn));
     REAL *dW = p->call->dW;
-    if (cut > n0)
-        gemm_transposed(p->I, cut - n0, p->call->V, p->call->x, p->I, p->dwords + n0, GH, dW + GH - turn + n0, GH,
-                        p->zeros);
-    if (n1 > cut)
-        gemm_transposed(p->I, n1 - cut, p->call->V, p->call->x, p->I, p->dwords + cut, GH, dW + cut - turn, GH,
-                        p->zeros);
+    if (cut > n0) words_product(p, n0, cut, dW + GH - turn + n0);
+    if (n1 > cut) words_product(p, cut, n1, dW + cut - turn);
 }
 
 static void words_gradients(layer_plan *p) {

@@ -79,7 +79,8 @@ INLINE void state_ready(const layer_task *k, int64_t s, int64_t b, int64_t u, vr
  * calls first(b, u, part, pre, source) for all its rows and then second(b, u, part, pre): b, the first unit u and how
  * many, the row's slots with U's part, and what the row began from. In two turns, since a row's chain of operations is
  * longer than what processors look ahead: shorter ones of several rows overlap. `last` is where U's last gate begins
- * from, or NULL. */
+ * from, or NULL. A last vector that is not whole also reads the next gate's first slots, which another member may be
+ * writing: what comes of them is never stored. */
 #define FOR_TILE_ROWS(k, s, h, slots, last, first, second)                                                             \
     do {                                                                                                               \
         const layer_plan *p_ = (k)->plan;                                                                              \

@@ -59,6 +59,19 @@ def test_any_number_of_threads() -> None:
             np.testing.assert_array_equal(array, results[0][name])
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_word_that_does_not_come_does_not_matter(backend: str, cell: str, value: float) -> None:
+    """Whatever its row holds: so many ids and so few words that the product with W is done once per word."""
+    rng = np.random.default_rng(8)
+    case = make_case(cell, (8, 20, 3, 5))
+    table = rng.normal(size=(6, 3))
+    table[4] = value
+    words = np.array([0, 1, 2, 3, 5])
+    case = case.with_inputs(x=Lookup(table, words[rng.integers(0, 5, (8, 20))]))  # type: ignore[arg-type]
+    assert_close(case.run(backend), case.run("reference"), 1e-12)
+
+
 def test_ids_that_change_before_backward(backend: str) -> None:
     """The ids are not copied; whatever is in their place by then, nothing outside the table is touched."""
     ids = np.ones((64, 20), np.int32)
