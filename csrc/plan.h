@@ -109,11 +109,6 @@ INLINE void row_multiply(REAL *RESTRICT to, const REAL *RESTRICT a, const REAL *
     for (; i + LANES <= n; i += LANES) vstore(to + i, vload(a + i) * vload(b + i));
     for (; i < n; i++) to[i] = a[i] * b[i];
 }
-INLINE void row_multiply_add(REAL *RESTRICT to, const REAL *RESTRICT a, const REAL *RESTRICT b, int64_t n) {
-    int64_t i = 0;
-    for (; i + LANES <= n; i += LANES) vstore(to + i, vfma(vload(a + i), vload(b + i), vload(to + i)));
-    for (; i < n; i++) to[i] += a[i] * b[i];
-}
 
 static int64_t reserve_row(const frnn_call *call) {
     const int64_t c = call->cell == FRNN_LSTM ? (call->T + 1) * call->H : 0;

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import platform
 import sys
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ import numpy as np
 
 from fastrnn.backends import available_backends
 from fastrnn.backends.threads import get_num_threads
-from fastrnn.bench import command
+from fastrnn.bench import command, machine
 from fastrnn.datasets import imdb, synthetic
 from fastrnn.version import __version__
 
@@ -88,8 +87,7 @@ def _seed(text: str) -> int:
 
 def _info() -> None:
     print(f"fastrnn {__version__}, Python {platform.python_version()}, NumPy {np.__version__}")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    print(f"processor  {_processor()}, {cores} cores usable")
+    print(f"processor  {machine.processor()}, {machine.cores()} cores usable")
     print(f"threads    {get_num_threads()}")
     print("backends")
     for name, reason in available_backends().items():
@@ -103,15 +101,6 @@ def _info() -> None:
 
             state += f", {numba.state()}"
         print(f"  {name:<10} {state}")
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
 
 
 _NOT_IMDB = "The reviews are SYNTHETIC, made up on the spot: the book's numbers do not apply to them."
