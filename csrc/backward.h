@@ -46,7 +46,7 @@ static void dstates_multiply(const layer_task *k, const REAL *dslots) {
     const REAL *u_slots = dslots + p->u_slot;
     if (!p->h_masked) {
         gemm_packed(k->n, k->u1 - k->u0, p->u_gates * H, u_slots, p->lds, p->Ut + k->u0 * p->GH, p->GH, 0,
-                    k->dh + k->u0, H, NULL);
+                    rows_apart(k->dh + k->u0, H), NULL);
         return;
     }
 #define ROW(b, u, part, pre)                                                                                           \
@@ -74,15 +74,14 @@ static void dinputs_multiply(const layer_task *k, int64_t s0, int64_t steps, con
 #undef ROW
         return;
     }
-    gemm_packed(M, N, p->GH, dslots, p->lds, p->Wt + k->i0 * p->GH, p->GH, 0, k->x_block + k->i0, p->ldx, p->zeros);
-    for (int64_t b = 0; b < k->n; b++) {
-        const REAL *x_mask = input_mask(k, b, 0), *from = k->x_block + b * p->ldx + k->i0;
-        for (int64_t s = s0; s < s0 + steps; s++, from += k->n * p->ldx) {
+    inputs_locate(k, s0, steps);
+    gemm_packed(M, N, p->GH, dslots, p->lds, p->Wt + k->i0 * p->GH, p->GH, 0, (matrix){NULL, 0, k->dx_rows, k->i0},
+                p->zeros);
+    for (int64_t b = 0; p->call->x_masks && b < k->n; b++) {
+        const REAL *x_mask = input_mask(k, b, 0) + k->i0;
+        for (int64_t s = s0; s < s0 + steps; s++) {
             REAL *to = dx + (b * p->T + time_of(p, s)) * I + k->i0;
-            if (x_mask)
-                row_multiply(to, from, x_mask + k->i0, N);
-            else
-                row_copy(to, from, N);
+            row_multiply(to, to, x_mask, N);
         }
     }
 }
@@ -103,35 +102,38 @@ static void words_accumulate(const layer_task *k, int64_t s0, int64_t steps, con
 
 /* C[:, owned units of `gates` gates from `column` on] = or += A^T dslots[those of the slots from `slot` on]; A is
  * (rows, M), of a block that begins at step s0: the last block in time is the first that comes. */
-static void weights_accumulate(const layer_task *k, int64_t s0, int64_t M, int64_t rows, const REAL *A, int64_t lda,
-                               const REAL *dslots, int slot, int gates, REAL *C, int column) {
+static void weights_accumulate(const layer_task *k, int64_t s0, int64_t M, int64_t rows, matrix A, const REAL *dslots,
+                               int slot, int gates, REAL *C, int column) {
     const layer_plan *p = k->plan;
     const int64_t H = p->H, GH = p->GH;
     const REAL *zeros = s0 + p->block >= p->T ? p->zeros : NULL;
     if (k->members == 1) {
-        gemm_transposed(M, gates * H, rows, A, lda, dslots + slot * H, p->lds, C + column * H, GH, zeros);
+        gemm_transposed(M, gates * H, rows, A, dslots + slot * H, p->lds, C + column * H, GH, zeros);
         return;
     }
     for (int g = 0; g < gates; g++)
-        gemm_transposed(M, k->u1 - k->u0, rows, A, lda, dslots + (slot + g) * H + k->u0, p->lds,
+        gemm_transposed(M, k->u1 - k->u0, rows, A, dslots + (slot + g) * H + k->u0, p->lds,
                         C + (column + g) * H + k->u0, GH, zeros);
 }
 
-/* What a block adds to dW. */
+/* What a block adds to dW; dinputs_multiply has located its inputs. */
 static void dinputs_accumulate(const layer_task *k, int64_t s0, int64_t steps, const REAL *dslots) {
     const layer_plan *p = k->plan;
     const int64_t M = steps * k->n;
-    inputs_gather(k, s0, steps);
-    meet(k);
+    matrix x = {NULL, 0, k->x_rows, 0};
+    if (p->gathered) {
+        inputs_gather(k, s0, steps);
+        meet(k);
+        x = rows_apart(k->x_block, p->ldx);
+    }
     if (p->x_groups > 1) {
-        for (int g = 0; g < p->gates; g++)
-            weights_accumulate(k, s0, p->I, M, k->x_block + g * p->x_group_reals, p->ldx, dslots, g, 1, k->dW,
-                               w_gate(p, g));
+        for (int g = 0; g < p->gates; g++, x.first += p->x_group_reals)
+            weights_accumulate(k, s0, p->I, M, x, dslots, g, 1, k->dW, w_gate(p, g));
     } else if (p->u_slot) {
-        weights_accumulate(k, s0, p->I, M, k->x_block, p->ldx, dslots, 0, 1, k->dW, 2);
-        weights_accumulate(k, s0, p->I, M, k->x_block, p->ldx, dslots, 1, 2, k->dW, 0);
+        weights_accumulate(k, s0, p->I, M, x, dslots, 0, 1, k->dW, 2);
+        weights_accumulate(k, s0, p->I, M, x, dslots, 1, 2, k->dW, 0);
     } else {
-        weights_accumulate(k, s0, p->I, M, k->x_block, p->ldx, dslots, 0, 4, k->dW, 0);
+        weights_accumulate(k, s0, p->I, M, x, dslots, 0, 4, k->dW, 0);
     }
 }
 
@@ -142,13 +144,13 @@ static void dstates_accumulate(const layer_task *k, int64_t s0, int64_t steps, c
     const int64_t H = p->H, M = steps * k->n;
     const int slot = p->u_slot ? 1 : 0;
     if (!p->h_masked) {
-        weights_accumulate(k, s0, H, M, h, H, dslots, slot, p->u_gates, k->dU, 0);
+        weights_accumulate(k, s0, H, M, rows_apart(h, H), dslots, slot, p->u_gates, k->dU, 0);
         return;
     }
     states_mask(k, steps, h, k->h_block);
     meet(k);
     for (int g = 0; g < p->u_gates; g++)
-        weights_accumulate(k, s0, H, M, k->h_block + g * M * H, H, dslots, slot + g, 1, k->dU, g);
+        weights_accumulate(k, s0, H, M, rows_apart(k->h_block + g * M * H, H), dslots, slot + g, 1, k->dU, g);
 }
 
 /* The sums over a block's rows of `vectors` vectors of the slots from s on. */
@@ -255,7 +257,7 @@ static void words_reduce(void *plan, int64_t index) {
     const int64_t v0 = index * WORDS_PER_TASK, M = smaller(WORDS_PER_TASK, p->call->V - v0), GH = p->GH;
     REAL *sum = p->dwords + v0 * GH;
     for (int64_t task = 1; task < p->tasks; task++) row_add(sum, sum + task * p->per_task, M * GH);
-    gemm_packed(M, p->I, GH, sum, GH, p->Wt, GH, 0, (REAL *)p->call->dx + v0 * p->I, p->I, p->zeros);
+    gemm_packed(M, p->I, GH, sum, GH, p->Wt, GH, 0, rows_apart((REAL *)p->call->dx + v0 * p->I, p->I), p->zeros);
 }
 
 /* Columns [n0, n1) of x^T dwords, to C. Words that did not come have gradients of zero, and must not matter even where
@@ -263,18 +265,18 @@ static void words_reduce(void *plan, int64_t index) {
 static void words_product(const layer_plan *p, int64_t n0, int64_t n1, REAL *C) {
     const int64_t I = p->I, GH = p->GH, V = p->call->V, N = n1 - n0;
     const REAL *x = p->call->x, *dwords = p->dwords + n0;
-    gemm_transposed(I, N, V, x, I, dwords, GH, C, GH, p->zeros);
+    gemm_transposed(I, N, V, rows_apart(x, I), dwords, GH, C, GH, p->zeros);
     vreal lost = vset(0); /* x * 0 is 0, but for NaN and infinity */
     for (int64_t i = 0; i < I; i++)
         for (int64_t n = 0; n < N; n += LANES) lost += vload_n(C + i * GH + n, (int)smaller(LANES, N - n)) * vset(0);
     int finite = 1;
     for (int lane = 0; lane < LANES; lane++) finite &= lost[lane] == 0;
     if (finite) return;
-    gemm_transposed(I, N, 0, x, I, dwords, GH, C, GH, p->zeros);
+    gemm_transposed(I, N, 0, rows_apart(x, I), dwords, GH, C, GH, p->zeros);
     for (int64_t v = 0; v < V; v++, x += I, dwords += GH) {
         int64_t n = 0;
         while (n < N && dwords[n] == 0) n++;
-        if (n < N) gemm_transposed(I, N, 1, x, I, dwords, GH, C, GH, NULL);
+        if (n < N) gemm_transposed(I, N, 1, rows_apart(x, I), dwords, GH, C, GH, NULL);
     }
 }
 

@@ -5,23 +5,24 @@
 #include "rows.h"
 
 /* M rows of bias + x W for units [u0, u1), `ld` apart: what the slots that W sees begin from. */
-static void slots_begin(const layer_plan *p, int64_t M, const REAL *const *x_rows, int64_t a_stride, int64_t u0,
-                        int64_t u1, REAL *slots, int64_t ld) {
+static void slots_begin(const layer_plan *p, int64_t M, matrix x, int64_t a_stride, int64_t u0, int64_t u1, REAL *slots,
+                        int64_t ld) {
     const gates_product product = {p->I, a_stride, p->W};
     const int64_t most = gate_tile_rows(p->gates);
-    const REAL *from[TILE_ROWS];
+    const REAL *from[TILE_ROWS], *A[TILE_ROWS];
     REAL own[TILE_ROWS * 4 * LANES];
     for (int64_t u = u0; u < u1; u += LANES) {
         const int part = (int)smaller(LANES, u1 - u);
         for (int r = 0; r < TILE_ROWS; r++) from[r] = p->bias + u;
         for (int64_t m = 0, rows; m < M; m += rows) {
             rows = deal_rows(M - m, most);
+            for (int64_t r = 0; r < rows; r++) A[r] = row_of(x, m + r);
             REAL *to = slots + m * ld + u;
             if (part == LANES) {
-                gates_multiply(p->gates, &product, u, (int)rows, x_rows + m, from, p->H, NULL, to, ld, p->H);
+                gates_multiply(p->gates, &product, u, (int)rows, A, from, p->H, NULL, to, ld, p->H);
                 continue;
             }
-            gates_multiply(p->gates, &product, u, (int)rows, x_rows + m, from, p->H, NULL, own, 4 * LANES, LANES);
+            gates_multiply(p->gates, &product, u, (int)rows, A, from, p->H, NULL, own, 4 * LANES, LANES);
             for (int64_t r = 0; r < rows; r++)
                 for (int g = 0; g < p->gates; g++)
                     vstore_part(to + r * ld + g * p->H, vload(own + (r * 4 + g) * LANES), part);
@@ -33,9 +34,7 @@ static void slots_begin(const layer_plan *p, int64_t M, const REAL *const *x_row
 static void words_multiply(void *plan, int64_t index) {
     const layer_plan *p = plan;
     const int64_t v0 = index * WORDS_PER_TASK, M = smaller(WORDS_PER_TASK, p->call->V - v0);
-    const REAL *rows[WORDS_PER_TASK];
-    for (int64_t m = 0; m < M; m++) rows[m] = (const REAL *)p->call->x + (v0 + m) * p->I;
-    slots_begin(p, M, rows, 0, 0, p->H, p->words + v0 * p->GH, p->GH);
+    slots_begin(p, M, rows_apart((const REAL *)p->call->x + v0 * p->I, p->I), 0, 0, p->H, p->words + v0 * p->GH, p->GH);
 }
 
 /* The slots of a block of steps before U's part; with token ids these are looked up step by step. Inputs are read where
@@ -43,16 +42,15 @@ static void words_multiply(void *plan, int64_t index) {
 static void inputs_multiply(const layer_task *k, int64_t s0, int64_t steps, REAL *slots) {
     const layer_plan *p = k->plan;
     if (p->call->ids) return;
-    const REAL **x_rows = k->x_rows;
-    for (int64_t s = s0; s < s0 + steps; s++)
-        for (int64_t b = 0; b < k->n; b++)
-            *x_rows++ = p->call->x_masks ? k->x_block + ((s - s0) * k->n + b) * p->ldx
-                                         : (const REAL *)p->call->x + ((k->b0 + b) * p->T + time_of(p, s)) * p->I;
-    if (p->call->x_masks) {
+    matrix x = {NULL, 0, k->x_rows, 0};
+    if (p->gathered) {
         inputs_gather(k, s0, steps);
         meet(k);
+        x = rows_apart(k->x_block, p->ldx);
+    } else {
+        inputs_locate(k, s0, steps);
     }
-    slots_begin(p, steps * k->n, k->x_rows, p->x_groups > 1 ? p->x_group_reals : 0, k->u0, k->u1, slots, p->S);
+    slots_begin(p, steps * k->n, x, p->x_groups > 1 ? p->x_group_reals : 0, k->u0, k->u1, slots, p->S);
 }
 
 /* Where row b's slots begin from, those that W sees: its own, or its word's. */

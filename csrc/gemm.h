@@ -122,15 +122,26 @@ static void gates_pack_transposed(int64_t H, int gates, int first, int all, cons
 /* -- tiles ----------------------------------------------------------------------------------------------------------
  */
 
-/* One tile, in whole vectors: C = start + A B. `rows`, `vectors` and `per_vector` are constants wherever this is
- * inlined. A[r,k] is at A[r * row_stride + k * k_stride], or at A_rows[r][k] where rows are given; with per_vector each
- * vector has an A of its own, a_stride after the one before. Row r starts from from[r], vector v from v * from_stride
- * after it; but the last vector of all rows from `last` where that is given. Likewise C's vectors are c_stride apart.
- */
-INLINE void tile_multiply(const int rows, const int vectors, const int per_vector, int64_t K, const REAL *A,
-                          int64_t row_stride, int64_t k_stride, const REAL *const *A_rows, int64_t a_stride,
-                          const REAL *B, int64_t ldb, const REAL *const *from, int64_t from_stride, const REAL *last,
-                          REAL *C, int64_t ldc, int64_t c_stride) {
+/* Part of a matrix: its rows begin at rows[r] where that is given, else `stride` apart from `first` on; the part, at
+ * `column` of them. */
+typedef struct {
+    REAL *first;
+    int64_t stride;
+    REAL *const *rows;
+    int64_t column;
+} matrix;
+
+INLINE REAL *row_of(matrix A, int64_t r) { return (A.rows ? A.rows[r] : A.first + r * A.stride) + A.column; }
+INLINE matrix rows_apart(const REAL *first, int64_t stride) { return (matrix){(REAL *)first, stride, NULL, 0}; }
+INLINE matrix rows_given(const REAL *const *rows) { return (matrix){NULL, 0, (REAL *const *)rows, 0}; }
+
+/* One tile, in whole vectors: C = start + A B. `rows`, `vectors`, `transposed` and `per_vector` are constants wherever
+ * this is inlined. A's rows are the tile's, or, transposed, its k; with per_vector each vector has an A of its own,
+ * a_stride after the one before. Row r starts from from[r], vector v from v * from_stride after it; but the last vector
+ * of all rows from `last` where that is given. C's vectors are c_stride apart. */
+INLINE void tile_multiply(const int rows, const int vectors, const int transposed, const int per_vector, int64_t K,
+                          matrix A, int64_t a_stride, const REAL *B, int64_t ldb, const REAL *const *from,
+                          int64_t from_stride, const REAL *last, matrix C, int64_t c_stride) {
     vreal acc[TILE_ROWS][4];
     UNROLL
     for (int r = 0; r < rows; r++) {
@@ -144,7 +155,7 @@ INLINE void tile_multiply(const int rows, const int vectors, const int per_vecto
         for (int v = 0; v < vectors; v++) b[v] = vload(B + k * ldb + v * LANES);
         UNROLL
         for (int r = 0; r < rows; r++) {
-            const REAL *a = A_rows ? A_rows[r] + k : A + r * row_stride + k * k_stride;
+            const REAL *a = transposed ? row_of(A, k) + r : row_of(A, r) + k;
             UNROLL
             for (int v = 0; v < vectors; v++)
                 acc[r][v] = vfma(vset(per_vector ? a[v * a_stride] : *a), b[v], acc[r][v]);
@@ -153,7 +164,7 @@ INLINE void tile_multiply(const int rows, const int vectors, const int per_vecto
     UNROLL
     for (int r = 0; r < rows; r++) {
         UNROLL
-        for (int v = 0; v < vectors; v++) vstore(C + r * ldc + v * c_stride, acc[r][v]);
+        for (int v = 0; v < vectors; v++) vstore(row_of(C, r) + v * c_stride, acc[r][v]);
     }
 }
 
@@ -170,8 +181,8 @@ typedef struct {
 #define GATES_CASE(n)                                                                                                  \
     case n:                                                                                                            \
         if (n <= gate_tile_rows(gates))                                                                                \
-            tile_multiply(n, gates, per_gate, p->K, NULL, 0, 0, A, p->a_stride, B, gates *LANES, from, from_stride,    \
-                          last, C, ldc, c_stride);                                                                     \
+            tile_multiply(n, gates, 0, per_gate, p->K, rows_given(A), p->a_stride, B, gates *LANES, from, from_stride, \
+                          last, rows_apart(C, ldc), c_stride);                                                         \
         break;
 
 /* One tile: `rows` rows, at most gate_tile_rows(gates), of the units from u on. */
@@ -218,25 +229,26 @@ NOINLINE void gates_multiply(int gates, const gates_product *p, int64_t u, int r
 #define TILE_CASE(n)                                                                                                   \
     case n:                                                                                                            \
         if (n <= tile_rows(vectors))                                                                                   \
-            tile_multiply(n, vectors, 0, K, A, row_stride, k_stride, NULL, 0, B, ldb, from, LANES, NULL, to, ldto,     \
-                          LANES);                                                                                      \
+            tile_multiply(n, vectors, transposed, 0, K, A, 0, B, ldb, from, LANES, NULL, C_tile, LANES);               \
         break;
 
-/* A strip of C, M x (up to 2 vectors), tile by tile. At the matrix' edge, where only some columns of the vectors are
- * real, a tile goes through memory of its own; B must be readable in whole vectors. */
-INLINE void strip_multiply(const int vectors, int64_t M, int64_t K, const REAL *A, int64_t row_stride, int64_t k_stride,
-                           const REAL *B, int64_t ldb, int64_t columns, REAL *C, int64_t ldc, const REAL *zeros) {
+/* A strip of C, M x (up to 2 vectors), tile by tile: start + A B, or A^T B if `transposed`. At the matrix' edge, where
+ * only some of the vectors' columns are real, a tile goes through memory of its own; B must be readable in whole
+ * vectors. */
+INLINE void strip_multiply(const int vectors, const int transposed, int64_t M, int64_t K, matrix A, const REAL *B,
+                           int64_t ldb, int64_t columns, matrix C, const REAL *zeros) {
     const int edge = columns < vectors * LANES;
-    REAL own[TILE_ROWS * 2 * LANES];
+    REAL own[TILE_ROWS * 2 * LANES], *to[TILE_ROWS];
+    const REAL *from[TILE_ROWS];
+    const matrix C_tile = {NULL, 0, to, 0};
     if (edge) memset(own, 0, sizeof own);
-    while (M > 0) {
-        const int64_t rows = deal_rows(M, tile_rows(vectors));
-        REAL *to = edge ? own : C;
-        const int64_t ldto = edge ? vectors * LANES : ldc;
-        const REAL *from[TILE_ROWS];
-        for (int64_t r = 0; r < rows; r++) from[r] = zeros ? zeros : to + r * ldto;
-        if (edge && !zeros)
-            for (int64_t r = 0; r < rows; r++) memcpy(own + r * ldto, C + r * ldc, (size_t)columns * sizeof(REAL));
+    for (int64_t m = 0, rows; m < M; m += rows) {
+        rows = deal_rows(M - m, tile_rows(vectors));
+        for (int64_t r = 0; r < rows; r++) {
+            to[r] = edge ? own + r * vectors * LANES : row_of(C, m + r);
+            from[r] = zeros ? zeros : to[r];
+            if (edge && !zeros) memcpy(to[r], row_of(C, m + r), (size_t)columns * sizeof(REAL));
+        }
         switch (rows) {
             TILE_CASE(1)
             TILE_CASE(2)
@@ -251,34 +263,42 @@ INLINE void strip_multiply(const int vectors, int64_t M, int64_t K, const REAL *
             TILE_CASE(11)
             TILE_CASE(12)
         }
-        if (edge)
-            for (int64_t r = 0; r < rows; r++) memcpy(C + r * ldc, own + r * ldto, (size_t)columns * sizeof(REAL));
-        A += rows * row_stride, C += rows * ldc, M -= rows;
+        for (int64_t r = 0; edge && r < rows; r++) memcpy(row_of(C, m + r), to[r], (size_t)columns * sizeof(REAL));
+        if (transposed)
+            A.column += rows;
+        else
+            A.first += rows * A.stride;
     }
 }
 
 /* B is rows [k0, k0 + K) of a packed matrix of packed_K rows; C = A B where `zeros`, two vectors of them, is given,
  * else C += A B. */
 NOINLINE void gemm_packed(int64_t M, int64_t N, int64_t K, const REAL *A, int64_t lda, const REAL *packed,
-                          int64_t packed_K, int64_t k0, REAL *C, int64_t ldc, const REAL *zeros) {
-    for (int64_t n = 0; n < N; n += 2 * LANES) {
+                          int64_t packed_K, int64_t k0, matrix C, const REAL *zeros) {
+    for (int64_t n = 0; n < N; n += 2 * LANES, C.column += 2 * LANES) {
         const REAL *panel = packed + n * packed_K;
         if (N - n > LANES)
-            strip_multiply(2, M, K, A, lda, 1, panel + k0 * 2 * LANES, 2 * LANES, N - n, C + n, ldc, zeros);
+            strip_multiply(2, 0, M, K, rows_apart(A, lda), panel + k0 * 2 * LANES, 2 * LANES, N - n, C, zeros);
         else
-            strip_multiply(1, M, K, A, lda, 1, panel + k0 * LANES, LANES, N - n, C + n, ldc, zeros);
+            strip_multiply(1, 0, M, K, rows_apart(A, lda), panel + k0 * LANES, LANES, N - n, C, zeros);
     }
 }
 
 /* C = A^T B where `zeros` is given, else C += A^T B. B's rows are read in whole vectors: up to 2 * LANES - 1 elements
  * after its last one must be readable. */
-NOINLINE void gemm_transposed(int64_t M, int64_t N, int64_t K, const REAL *A, int64_t lda, const REAL *B, int64_t ldb,
-                              REAL *C, int64_t ldc, const REAL *zeros) {
+NOINLINE void gemm_transposed(int64_t M, int64_t N, int64_t K, matrix A, const REAL *B, int64_t ldb, REAL *C,
+                              int64_t ldc, const REAL *zeros) {
     for (int64_t n = 0; n < N; n += 2 * LANES) {
-        if (N - n > LANES)
-            strip_multiply(2, M, K, A, 1, lda, B + n, ldb, N - n, C + n, ldc, zeros);
+        const matrix to = rows_apart(C + n, ldc), apart = {A.first, A.stride, NULL, A.column};
+        /* where a row begins must not be a question within the loops */
+        if (A.rows && N - n > LANES)
+            strip_multiply(2, 1, M, K, A, B + n, ldb, N - n, to, zeros);
+        else if (A.rows)
+            strip_multiply(1, 1, M, K, A, B + n, ldb, N - n, to, zeros);
+        else if (N - n > LANES)
+            strip_multiply(2, 1, M, K, apart, B + n, ldb, N - n, to, zeros);
         else
-            strip_multiply(1, M, K, A, 1, lda, B + n, ldb, N - n, C + n, ldc, zeros);
+            strip_multiply(1, 1, M, K, apart, B + n, ldb, N - n, to, zeros);
     }
 }
 

@@ -87,7 +87,7 @@ static void gru_step(const layer_task *k, int64_t s, REAL *slots, const REAL *h_
 #undef NOTHING
     meet(k);
     /* q lies in slot 3 of each row; its dropout mask is in it already */
-    gemm_packed(k->n, k->u1 - k->u0, H, slots + 3 * H, S, p->Uc + k->u0 * H, H, 0, slots + k->u0, S, NULL);
+    gemm_packed(k->n, k->u1 - k->u0, H, slots + 3 * H, S, p->Uc + k->u0 * H, H, 0, rows_apart(slots + k->u0, S), NULL);
 #define UNIT(b, u, part)                                                                                               \
     state_ready(                                                                                                       \
         k, s + 1, b, u,                                                                                                \
@@ -170,7 +170,8 @@ static void gru_step_back(const layer_task *k, int64_t s, REAL *dslots) {
     if (!reset_after) {
         REAL *dq = k->row;
         meet(k);
-        gemm_packed(k->n, k->u1 - k->u0, H, dslots, lds, p->Ut + k->u0 * p->GH, p->GH, 2 * H, dq + k->u0, H, p->zeros);
+        gemm_packed(k->n, k->u1 - k->u0, H, dslots, lds, p->Ut + k->u0 * p->GH, p->GH, 2 * H, rows_apart(dq + k->u0, H),
+                    p->zeros);
 #define UNIT(b, u, part)                                                                                               \
     gru_unit_reset_back(slots + b * S + u, H, h_before + b * H + u, candidate_mask(k, b, u), dq + b * H + u,           \
                         k->dh + b * H + u, dslots + b * lds + u, part)
@@ -196,8 +197,8 @@ static void gru_backward_task(layer_plan *p, int64_t index, int64_t member, int6
         }
         dstates_accumulate(&k, s0, steps, k.h + s0 * k.n * H, k.slots_block);
         if (!p->call->reset_after) /* U's candidate part saw q, slot 3, and its gradient is slot 0 */
-            weights_accumulate(&k, s0, H, steps * k.n, k.slots + s0 * k.n * p->S + 3 * H, p->S, k.slots_block, 0, 1,
-                               k.dU, 2);
+            weights_accumulate(&k, s0, H, steps * k.n, rows_apart(k.slots + s0 * k.n * p->S + 3 * H, p->S),
+                               k.slots_block, 0, 1, k.dU, 2);
         dbias_accumulate(&k, steps, k.slots_block);
         meet(&k);
     }

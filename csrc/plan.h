@@ -8,8 +8,8 @@
  * chain of operations.
  *
  * A block is as many time steps as keep the block's inputs and gates in the second-level cache, or as give the products
- * over a block enough rows. Its inputs are gathered time-major (rows t, b), which is where dropout masks and
- * go_backwards are dealt with; the products with W run over a whole block, only those with U are done step by step.
+ * over a block enough rows. Its inputs are taken time-major (rows t, b), under
+ * their dropout masks; the products with W run over a whole block, only those with U are done step by step.
  *
  * "Slots" are the gates of one row, 4 H numbers: LSTM i, f, c, o; GRU h, z, r, q, where q is U's part of the
  * candidate (reset_after) or r * h (not). In this order W sees slots 0-2 and U slots 1-3 of a GRU as they lie;
@@ -48,6 +48,7 @@ typedef struct {
     int64_t block;         /* time steps per block */
     int64_t ldx, lds;      /* between rows of x_block and of a backward slots_block: never a power of two */
     int x_groups;          /* how many dropout masks an input has: one (or none), or one per gate */
+    int gathered;          /* inputs are brought together in x_block */
     int64_t x_group_reals; /* what the inputs of a block take under one of them */
     int h_masked;
     int64_t threads, members; /* at most so many may work; on one task */
@@ -59,9 +60,9 @@ typedef struct {
     /* per task, `per_task` apart; the pointers are the first task's */
     int64_t per_task;
     REAL *x_block, *slots_block, *h_block, *h_now, *dh, *dc, *dy_carry, *row, *dW, *dU, *db;
-    REAL *dwords;        /* with token ids: (V, GH), the gradients of the slots that W sees, summed per word */
-    const REAL **x_rows; /* (members, block * rows), where the rows of inputs of a block begin, */
-    int64_t row_reals;   /* and what one member's take */
+    REAL *dwords;      /* with token ids: (V, GH), the gradients of the slots that W sees, summed per word */
+    REAL **x_rows;     /* (members, 2, block * rows), where a block's rows begin in x, and in dx, */
+    int64_t row_reals; /* and what one member's take */
 } layer_plan;
 
 /* One member's view of one task. */
@@ -76,7 +77,7 @@ typedef struct {
     REAL *dh, *dc, *dy_carry, *row; /* (n, H) */
     REAL *dW, *dU, *db;             /* (I, GH), (H, GH) in Keras' order, (S) in the order of the slots */
     REAL *dwords;
-    const REAL **x_rows;
+    REAL **x_rows, **dx_rows;
     REAL *slots, *h, *c; /* the reserve's: (T, n, S), (T, n, H) before each step, (T + 1, n, H) */
 } layer_task;
 
@@ -104,7 +105,8 @@ INLINE void row_add(REAL *RESTRICT to, const REAL *RESTRICT from, int64_t n) {
     for (; i + LANES <= n; i += LANES) vstore(to + i, vload(to + i) + vload(from + i));
     for (; i < n; i++) to[i] += from[i];
 }
-INLINE void row_multiply(REAL *RESTRICT to, const REAL *RESTRICT a, const REAL *RESTRICT b, int64_t n) {
+/* to may be a */
+INLINE void row_multiply(REAL *to, const REAL *a, const REAL *RESTRICT b, int64_t n) {
     int64_t i = 0;
     for (; i + LANES <= n; i += LANES) vstore(to + i, vload(a + i) * vload(b + i));
     for (; i < n; i++) to[i] = a[i] * b[i];
@@ -154,11 +156,10 @@ static int64_t lay_out(layer_plan *p, REAL *m) {
         p->words = take(m, &at, V * GH + 2 * LANES);
     }
     const int64_t shared = at;
-    const int64_t x_copies = V || (!p->backward && !p->call->x_masks) ? 0 : p->x_groups;
-    p->x_block = take(m, &at, x_copies * p->x_group_reals);
-    const int64_t pointers = V || p->backward ? 0 : block_rows * (int64_t)sizeof(REAL *) * 8 / REAL_BITS;
+    p->x_block = take(m, &at, p->gathered && !V ? p->x_groups * p->x_group_reals : 0);
+    const int64_t pointers = V ? 0 : 2 * block_rows * (int64_t)sizeof(REAL *) * 8 / REAL_BITS;
     p->row_reals = (pointers + 15) / 16 * 16;
-    p->x_rows = (const REAL **)take(m, &at, p->row_reals * p->members);
+    p->x_rows = (REAL **)take(m, &at, p->row_reals * p->members);
     /* products read beyond the last row */
     p->slots_block = take(m, &at,
                           p->backward ? block_rows * p->lds + 2 * LANES
@@ -257,6 +258,9 @@ static int plan_make(layer_plan *p, const frnn_call *call, int backward) {
     const int64_t least = backward || team ? BLOCK_ROWS : BLOCK_ROWS / 4;
     p->block = larger(BLOCK_REALS / (p->rows * (p->I + p->S)), least / p->rows);
     p->block = deal_rows(p->T, larger(1, smaller(p->T, p->block)));
+    /* Where they lie, inputs of a block are as far apart as sequences are long: no matter to forward, which reads a row
+     * at a time, but to the products for dW, which read a line of cache of each, if there is more than one. */
+    p->gathered = call->x_masks || (backward && p->I > 64 / (int64_t)sizeof(REAL));
     p->x_group_reals = p->block * p->rows * p->ldx;
     p->threads = work < SMALL_WORK ? 1 : frnn_get_threads();
     p->members = team ? smaller(p->threads, (p->H + 2 * LANES - 1) / (2 * LANES)) : 1;
@@ -273,13 +277,14 @@ static layer_task task_make(layer_plan *p, int64_t index, int64_t member, int64_
     share(p->H, member, members, &k.u0, &k.u1);
     share(p->I, member, members, &k.i0, &k.i1);
     k.x_block = p->x_block + off, k.slots_block = p->slots_block + off, k.h_block = p->h_block + off;
+    k.x_rows = (REAL **)((REAL *)p->x_rows + off + member * p->row_reals);
+    k.dx_rows = k.x_rows + p->block * p->rows;
     if (p->backward) {
         k.row = p->row + off, k.dh = p->dh + off, k.dc = p->dc + off, k.dy_carry = p->dy_carry + off;
         k.dW = p->tasks == 1 ? p->call->dW : p->dW + off, k.dU = p->tasks == 1 ? p->call->dU : p->dU + off;
         k.db = p->db + off, k.dwords = p->dwords + off;
     } else {
         k.h_now = p->h_now + off;
-        k.x_rows = (const REAL **)((REAL *)p->x_rows + off + member * p->row_reals);
     }
     if (p->call->reserve) {
         k.slots = (REAL *)p->call->reserve + b0 * reserve_row(p->call);

@@ -77,6 +77,17 @@ INLINE const REAL *state_mask(const layer_task *k, int64_t b, int g) {
     return (const REAL *)call->h_mask + (g * call->B + k->b0 + b) * call->H;
 }
 
+/* x_rows and dx_rows: where the rows of steps [s0, s0 + steps), in the order (step, sample), lie in x and dx. */
+static void inputs_locate(const layer_task *k, int64_t s0, int64_t steps) {
+    const layer_plan *p = k->plan;
+    for (int64_t s = s0, m = 0; s < s0 + steps; s++)
+        for (int64_t b = 0; b < k->n; b++, m++) {
+            const int64_t at = ((k->b0 + b) * p->T + time_of(p, s)) * p->I;
+            k->x_rows[m] = (REAL *)p->call->x + at;
+            if (p->backward) k->dx_rows[m] = (REAL *)p->call->dx + at;
+        }
+}
+
 /* x_block (x_groups, block, n, ldx) = the owned inputs of steps [s0, s0 + steps), under the dropout mask of each group.
  * A sample's steps lie side by side in x, so the loop over them is the inner one: strides as long as a sequence would
  * miss every cache. */
@@ -87,12 +98,11 @@ static void inputs_gather(const layer_task *k, int64_t s0, int64_t steps) {
         for (int64_t b = 0; b < k->n; b++) {
             const REAL *x = (const REAL *)p->call->x + (k->b0 + b) * p->T * I + k->i0, *x_mask = input_mask(k, b, g);
             REAL *row = k->x_block + g * p->x_group_reals + b * p->ldx + k->i0;
-            for (int64_t s = s0; s < s0 + steps; s++, row += k->n * p->ldx) {
+            for (int64_t s = s0; s < s0 + steps; s++, row += k->n * p->ldx)
                 if (x_mask)
                     row_multiply(row, x + time_of(p, s) * I, x_mask + k->i0, N);
                 else
                     row_copy(row, x + time_of(p, s) * I, N);
-            }
         }
 }
 
