@@ -24,15 +24,16 @@ typedef struct {
     int32_t zero_masked;  /* 1: y is zero at masked steps; 0: it repeats the previous output */
     int32_t sequences;    /* 1: y and dy are (B, T, H); 0: (B, H), the last step's */
     int32_t reset_after;  /* GRU: 1: r is applied after the product with U, 0: before */
-    int32_t x_masks;      /* input dropout masks: 0 none, 1 shared by the gates, G one per gate */
-    int32_t h_masks;      /* recurrent dropout masks: 0 none, G one per gate */
+    const void *W, *U;
+    const void *b;       /* NULL: no bias */
+    const void *h0, *c0; /* (B, H); NULL: zeros */
 
-    const void *x, *W, *U;
+    const void *x;
     const void *ids; /* (B, T) token ids; then x is a table (V, I), and the input is x[ids]; NULL: x is it */
     int64_t V;
     int32_t id_bytes;    /* 4 or 8, signed */
-    const void *b;       /* NULL: no bias */
-    const void *h0, *c0; /* (B, H); NULL: zeros */
+    int32_t x_masks;     /* input dropout masks: 0 none, 1 shared by the gates, G one per gate */
+    int32_t h_masks;     /* recurrent dropout masks: 0 none, G one per gate */
     const uint8_t *mask; /* (B, T), 0: the step is skipped; NULL: none is */
     const void *x_mask;  /* (x_masks, B, I) */
     const void *h_mask;  /* (h_masks, B, H) */

@@ -34,13 +34,15 @@ _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 def _floats(name: str, value: Any, shape: tuple[int | None, ...], dtype: np.dtype[Any] | None) -> np.ndarray:
     """`value` as a C-contiguous array, checked; None in `shape` stands for any length."""
+    if type(value) is np.ndarray and value.shape == shape and value.dtype is dtype and value.flags.c_contiguous:
+        return value  # most of them
     array = value if isinstance(value, np.ndarray) else as_array(value)
     if dtype is None or array.dtype != dtype:
         if dtype is not None:
             raise TypeError(f"{name} must be of x's dtype, {dtype}, got {array.dtype}")
         if array.dtype not in _FLOATS:
             raise TypeError(f"{name} must be an array of float32 or float64, got {array.dtype}")
-    # most shapes are known, and fit; and of those that are not known, most are not known at all
+    # of the shapes that are not known, most are not known at all
     if array.shape != shape and (
         array.ndim != len(shape)
         or (
@@ -61,14 +63,8 @@ def _contiguous(name: str, array: Any) -> np.ndarray:
     return result
 
 
-def _optional(name: str, value: Any, shape: tuple[int | None, ...], dtype: np.dtype[Any]) -> np.ndarray | None:
-    return None if value is None else _floats(name, value, shape, dtype)
-
-
-def _step_mask(mask: Any, batch: int, time: int) -> np.ndarray | None:
+def _step_mask(mask: Any, batch: int, time: int) -> np.ndarray:
     """(B, T) of bool, or of numbers 0 and 1, as uint8."""
-    if mask is None:
-        return None
     array = as_array(mask)
     if array.shape != (batch, time):
         raise ValueError(f"mask must have shape ({batch}, {time}), got {array.shape}")
@@ -87,10 +83,8 @@ def _step_mask(mask: Any, batch: int, time: int) -> np.ndarray | None:
 
 def _dropout_mask(
     name: str, mask: Any, gates: int, batch: int, features: int, dtype: np.dtype[Any], *, shared: bool
-) -> np.ndarray | None:
+) -> np.ndarray:
     """(1 or gates, B, features); a (B, features) one is for all gates."""
-    if mask is None:
-        return None
     array = as_array(mask)
     if array.ndim == 2:
         array = _floats(name, array, (batch, features), dtype)
@@ -142,45 +136,48 @@ def _call(
     units = len(U)
     if units == 0 or U.shape[1] != gates * units:
         raise ValueError(f"U must have shape (units, {gates} * units) for {cell}, got {U.shape}")
-    two_biases = cell == "GRU" and reset_after
-    return Call(
-        x=x,
-        ids=ids,
-        W=_floats("W", W, (inputs, gates * units), dtype),
-        U=U,
-        b=_optional("b", b, (2, gates * units) if two_biases else (gates * units,), dtype),
-        h0=_optional("h0", h0, (batch, units), dtype),
-        c0=_optional("c0", c0, (batch, units), dtype),
-        mask=_step_mask(mask, batch, time),
-        x_mask=_dropout_mask("dropout_mask", dropout_mask, gates, batch, inputs, dtype, shared=True),
-        h_mask=_dropout_mask(
-            "recurrent_dropout_mask", recurrent_dropout_mask, gates, batch, units, dtype, shared=False
-        ),
-        go_backwards=bool(go_backwards),
-        zero_output_for_mask=bool(zero_output_for_mask),
-        return_sequences=bool(return_sequences),
-        training=bool(training),
-        reset_after=bool(reset_after),
-    )
+    W = _floats("W", W, (inputs, gates * units), dtype)
+    if b is not None:
+        b = _floats("b", b, (2, gates * units) if reset_after else (gates * units,), dtype)
+    if h0 is not None:
+        h0 = _floats("h0", h0, (batch, units), dtype)
+    if c0 is not None:
+        c0 = _floats("c0", c0, (batch, units), dtype)
+    if mask is not None:
+        mask = _step_mask(mask, batch, time)
+    x_mask, h_mask = dropout_mask, recurrent_dropout_mask
+    if x_mask is not None:
+        x_mask = _dropout_mask("dropout_mask", x_mask, gates, batch, inputs, dtype, shared=True)
+    if h_mask is not None:
+        h_mask = _dropout_mask("recurrent_dropout_mask", h_mask, gates, batch, units, dtype, shared=False)
+    arrays = (x, ids, W, U, b, h0, c0, mask, x_mask, h_mask)
+    flags = (go_backwards, zero_output_for_mask, return_sequences, training, reset_after)
+    return Call(*arrays, *map(bool, flags))
 
 
 def _on_gpu(call: Call) -> bool:
     """Whether any of the call's arrays lies in a GPU's memory."""
+    if not CudaArray.exist:
+        return False
     arrays = (call.x, call.ids, call.W, call.U, call.b, call.h0, call.c0, call.mask, call.x_mask, call.h_mask)
     return CudaArray in map(type, arrays)
 
 
-def _upstream(reserve: Any, cell: str, dy: Any, **states: Any) -> tuple[np.ndarray | None, ...]:
+def _upstream(reserve: Any, cell: str, dy: Any, dhT: Any, dcT: Any = None) -> tuple[Any, Any, Any]:
     """The arguments of a backward op, checked."""
     if not isinstance(reserve, Reserve) or reserve.cell != cell:
         raise TypeError(f"reserve must be what a training {cell} forward gave, got {type(reserve).__name__}")
     call = reserve.call
-    dtype, state_shape = call.x.dtype, call.state_shape
-    checked = [value if value is None else _floats(name, value, state_shape, dtype) for name, value in states.items()]
-    checked.insert(0, dy if dy is None else _floats("dy", dy, call.y_shape, dtype))
-    if any(isinstance(value, CudaArray) for value in checked):
+    dtype = call.x.dtype
+    if dy is not None:
+        dy = _floats("dy", dy, call.y_shape, dtype)
+    if dhT is not None:
+        dhT = _floats("dhT", dhT, call.state_shape, dtype)
+    if dcT is not None:
+        dcT = _floats("dcT", dcT, call.state_shape, dtype)
+    if CudaArray.exist and CudaArray in (type(dy), type(dhT), type(dcT)):
         get_backend(reserve.backend.__name__.rpartition(".")[2], on_gpu=True)  # refuses what is another's
-    return tuple(checked)
+    return dy, dhT, dcT
 
 
 def lstm_forward(
@@ -259,7 +256,7 @@ def lstm_backward(reserve: Reserve, dy: Any = None, dhT: Any = None, dcT: Any = 
     Returns:
         Gradients(dx, dW, dU, db, dh0, dc0), each of the shape of what it belongs to; db None without bias.
     """
-    dy, dhT, dcT = _upstream(reserve, "LSTM", dy, dhT=dhT, dcT=dcT)
+    dy, dhT, dcT = _upstream(reserve, "LSTM", dy, dhT, dcT)
     gradients: Gradients = reserve.backend.lstm_backward(reserve.call, reserve.data, dy, dhT, dcT)
     return gradients
 
@@ -320,7 +317,7 @@ def gru_forward(
 
 def gru_backward(reserve: Reserve, dy: Any = None, dhT: Any = None) -> Gradients:
     """The gradients of everything that a training `gru_forward` took: as `lstm_backward`; dc0 is None."""
-    dy, dhT = _upstream(reserve, "GRU", dy, dhT=dhT)
+    dy, dhT, _ = _upstream(reserve, "GRU", dy, dhT)
     gradients: Gradients = reserve.backend.gru_backward(reserve.call, reserve.data, dy, dhT)
     return gradients
 
@@ -385,23 +382,23 @@ def forward_again(
     return outputs
 
 
-def backward_into(
-    reserve: Reserve, grads: list[np.ndarray], dy: np.ndarray | None, states: dict[str, np.ndarray | None]
-) -> Gradients:
-    """For layers: backward with the gradients of W, U and b written to `grads`; `states` holds dhT and for LSTM dcT."""
+def backward_into(reserve: Reserve, grads: list[np.ndarray], dy: Any, dhT: Any, dcT: Any = None) -> Gradients:
+    """For layers: backward with the gradients of W, U and b written to `grads`."""
     call, module = reserve.call, reserve.backend
-    dy, dhT, *dcT = _upstream(reserve, reserve.cell, dy, **states)
-    dW, dU, *db = grads
+    lstm = reserve.cell == "LSTM"
+    dy, dhT, dcT = _upstream(reserve, reserve.cell, dy, dhT, dcT)
     into = getattr(module, "backward_into", None)
     if into is None:
-        backward = module.lstm_backward if dcT else module.gru_backward
-        gradients: Gradients = backward(call, reserve.data, dy, dhT, *dcT)
+        upstream = (dy, dhT, dcT) if lstm else (dy, dhT)
+        backward = module.lstm_backward if lstm else module.gru_backward
+        gradients: Gradients = backward(call, reserve.data, *upstream)
         for grad, new in zip(grads, (gradients.dW, gradients.dU, gradients.db), strict=False):
             grad[...] = to_numpy(new)
         return gradients
-    dx, dh0 = np.empty_like(call.x), np.empty(call.state_shape, call.x.dtype)
-    out = Gradients(dx, dW, dU, db[0] if db else None, dh0, np.empty_like(dh0) if dcT else None)
-    into(call, reserve.data, dy, dhT, dcT[0] if dcT else None, out)
+    dW, dU, *db = grads
+    dx, dh0 = np.empty(call.x.shape, call.x.dtype), np.empty(call.state_shape, call.x.dtype)
+    out = Gradients(dx, dW, dU, db[0] if db else None, dh0, np.empty(call.state_shape, call.x.dtype) if lstm else None)
+    into(call, reserve.data, dy, dhT, dcT, out)
     return out
 
 

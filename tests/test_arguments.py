@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -123,9 +126,9 @@ def test_choice_of_backend(monkeypatch: pytest.MonkeyPatch) -> None:
         return str(reserve.backend.__name__.rpartition(".")[2])
 
     fastest = next(name for name, reason in fr.available_backends().items() if reason is None)
-    monkeypatch.delenv("FASTRNN_BACKEND", raising=False)
+    monkeypatch.setattr(fr.backends, "_default", "auto")
     assert used() == used(backend="auto") == fastest
-    monkeypatch.setenv("FASTRNN_BACKEND", "reference")
+    monkeypatch.setattr(fr.backends, "_default", "reference")
     assert used() == "reference"
     with fr.use_backend("auto"):
         assert used() == fastest
@@ -141,9 +144,16 @@ def test_unknown_backend(monkeypatch: pytest.MonkeyPatch) -> None:
         call(backend="cudnn")
     with pytest.raises(ValueError, match="backend must be one of"), fr.use_backend("x"):
         pass
-    monkeypatch.setenv("FASTRNN_BACKEND", "fast")
+    monkeypatch.setattr(fr.backends, "_default", "fast")
     with pytest.raises(ValueError, match="FASTRNN_BACKEND must be one of"):
         call()
+
+
+def test_backend_of_the_environment() -> None:
+    code = "import fastrnn; print(fastrnn.backends.get_backend().__name__)"
+    environment = {**os.environ, "FASTRNN_BACKEND": "reference"}
+    out = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert out.stdout.split() == ["fastrnn.backends.reference"]
 
 
 def test_a_named_backend_that_is_missing_says_why(monkeypatch: pytest.MonkeyPatch) -> None:

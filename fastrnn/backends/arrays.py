@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -19,9 +19,13 @@ class CudaArray:
     Attributes:
         owner: the array itself. shape, dtype, ndim, size: as in NumPy.
         stream: the address of the stream that its contents are ready on, None if its owner names none.
+        exist: whether there was ever one in this process. Where not, nobody needs to look for them.
     """
 
+    exist: ClassVar[bool] = False
+
     def __init__(self, owner: Any) -> None:
+        CudaArray.exist = True
         interface = owner.__cuda_array_interface__
         self.owner = owner
         self.shape: tuple[int, ...] = tuple(interface["shape"])

@@ -184,8 +184,7 @@ class RNN(Layer):
         if len(upstream) != self.states_count:
             raise ValueError(f"{self.name}.backward: dstates must be {self.states_count} arrays, got {len(upstream)}")
         dy, *upstream = [None if d is None else as_array(d, self.dtype) for d in (dy, *upstream)]
-        states = dict(zip(("dhT", "dcT"), upstream, strict=False))
-        gradients = ops.backward_into(self._reserve, self.grads, dy, states)
+        gradients = ops.backward_into(self._reserve, self.grads, dy, *upstream)
         self.dinitial_state = [gradients.dh0] if gradients.dc0 is None else [gradients.dh0, gradients.dc0]
         return gradients.dx
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn.backends import pin_backend
 from fastrnn.layers.arguments import integer
 from fastrnn.layers.base import Layer, Shape
 from fastrnn.layers.chain import Chain
@@ -171,8 +170,7 @@ class Sequential(Chain):
                 hooks.call("on_epoch_begin", epoch)
                 progress.begin(f"Epoch {epoch + 1}/{epochs}" if epochs > 1 else None)
                 order = None if rng is None else rng.permutation(len(data.x))
-                with pin_backend():
-                    logs, done = self._epoch(data, size, order, hooks, progress)
+                logs, done = self._epoch(data, size, order, hooks, progress)
                 if held_out is not None:
                     val_logs = self._evaluate(held_out, size, hooks, None)
                     logs.update({f"val_{name}": value for name, value in val_logs.items()})

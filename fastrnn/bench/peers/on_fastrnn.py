@@ -5,7 +5,6 @@ one time step; Sequential.fit for whole models.
 from __future__ import annotations
 
 import itertools
-import os
 from typing import Any
 
 import numpy as np
@@ -46,15 +45,18 @@ def stream(problem: Problem, variant: str, threads: int) -> Job:
 
 def step(training: Training, variant: str, threads: int) -> Job:
     set_num_threads(threads)
-    # named for all layers of the process: what auto would take, must be what was asked for
-    os.environ["FASTRNN_BACKEND"] = variant
     model = training.ours()
     x, y = training.data()
-    return Job(
-        run=lambda: model.fit(x, y, batch_size=BATCH, verbose=0),
-        results=lambda: {"loss": np.array(model.evaluate(*training.data(1), batch_size=BATCH, verbose=0)[0])},
-        times=training.steps,
-    )
+
+    def run() -> None:
+        with fastrnn.use_backend(variant):
+            model.fit(x, y, batch_size=BATCH, verbose=0)
+
+    def results() -> dict[str, np.ndarray]:
+        with fastrnn.use_backend(variant):
+            return {"loss": np.array(model.evaluate(*training.data(1), batch_size=BATCH, verbose=0)[0])}
+
+    return Job(run=run, results=results, times=training.steps)
 
 
 def peak(spec: dict[str, Any], variant: str, threads: int) -> Job:
