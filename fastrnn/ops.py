@@ -34,7 +34,12 @@ _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 def _floats(name: str, value: Any, shape: tuple[int | None, ...], dtype: np.dtype[Any] | None) -> np.ndarray:
     """`value` as a C-contiguous array, checked; None in `shape` stands for any length."""
-    if type(value) is np.ndarray and value.shape == shape and value.dtype is dtype and value.flags.c_contiguous:
+    if (
+        type(value) is np.ndarray
+        and (value.dtype is dtype or (dtype is None and value.dtype in _FLOATS))
+        and (value.shape == shape or value.ndim == len(shape) == shape.count(None))
+        and value.flags.c_contiguous
+    ):
         return value  # most of them
     array = value if isinstance(value, np.ndarray) else as_array(value)
     if dtype is None or array.dtype != dtype:
