@@ -116,8 +116,10 @@ static int64_t reserve_row(const frnn_call *call) {
     const int64_t c = call->cell == FRNN_LSTM ? (call->T + 1) * call->H : 0;
     return call->T * 5 * call->H + c;
 }
-/* beyond the last row, which is read in whole vectors */
-enum { RESERVE_PADDING = 16 };
+/* From the first line of cache that is wholly the reserve's: a vector that lies across two lines takes two loads. */
+static REAL *reserve_begin(const frnn_call *call) { return (REAL *)(((uintptr_t)call->reserve + 63) / 64 * 64); }
+/* before that; and beyond the last row, which is read in whole vectors */
+enum { RESERVE_PADDING = 64 / sizeof(REAL) + 16 };
 
 /* -- memory --------------------------------------------------------------------------------------------------------
  * Laid out by one function that is run twice: once from offset zero to learn the size, once for good. */
@@ -287,7 +289,7 @@ static layer_task task_make(layer_plan *p, int64_t index, int64_t member, int64_
         k.h_now = p->h_now + off;
     }
     if (p->call->reserve) {
-        k.slots = (REAL *)p->call->reserve + b0 * reserve_row(p->call);
+        k.slots = reserve_begin(p->call) + b0 * reserve_row(p->call);
         k.h = k.slots + p->T * n * p->S;
         k.c = k.h + p->T * n * p->H;
     }
