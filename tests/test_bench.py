@@ -91,6 +91,12 @@ def test_operations(mode, factor, steps):
     assert Layer("gru", mode, (2, 3, 4, 5)).operations == factor * 2 * 2 * steps * 15 * (4 + 5)
 
 
+def test_operations_of_a_models_step():
+    layers = [Layer("lstm", "train", (64, 100, inputs, 8)).operations for inputs in (16, 8)]
+    assert Training("lstm", steps=7).operations == layers[0]
+    assert Training("stacked").operations == sum(layers)
+
+
 def test_bytes_of_inference_are_those_of_its_arrays():
     problem = Problem(Layer("lstm", "inference", (2, 3, 4, 5)))
     arrays = (problem.x, problem.W, problem.U, problem.b, problem.run("reference")[0])
@@ -293,7 +299,9 @@ def test_comparison_of_two_files(tmp_path, capsys):
     for path, results in zip(paths, (make_results(), make_results(faster)), strict=True):
         results.write(path)
     assert cli.main(["bench", "--compare", *map(str, paths)]) == 0
-    ours, torch = capsys.readouterr().out.splitlines()[-2:]
+    title, *_, ours, torch = capsys.readouterr().out.splitlines()
+    run = "fastrnn 1, a processor, 2 threads, 2000-01-01"
+    assert title == f"== What changed from {run} to {run}"
     assert ours.split()[-2:] == ["-90%", "less"]
     assert torch.endswith("within noise")
     assert compare(make_results(make_case(name="another")), make_results()).rows == []

@@ -173,7 +173,8 @@ def step_plan(team: Team, choice: Choice, part: str, name: str, training: Traini
     """Every contender that can, training one model."""
 
     def plan() -> Case:
-        case = Case(part, name, training.to_json() | labels, base=choice.base)
+        about = training.to_json() | {"dtype": "float32"} | labels
+        case = Case(part, name, about, base=choice.base, operations=training.operations)
         entries: list[Entry] = []
         for who in choice.who("step"):
             if can_step(who, training.model):
@@ -197,6 +198,7 @@ def fit_plan(team: Team, choice: Choice, part: str, model: str, steps: int) -> P
 
     def plan() -> Case:
         case = plan_step()
+        case.operations = steps * Training(model).operations
         case.rounds = {who: [steps * seconds for seconds in values] for who, values in case.rounds.items()}
         return case
 

@@ -179,7 +179,10 @@ def _prepare(case: Case, who: str) -> str:
 
 def _value_and_ratio(case: Case, who: str) -> str:
     value = amount(case.value(who), case.unit)
-    return value if who == case.base or case.base not in case.rounds else f"{value}, {times(case.ratio(who))}"
+    if who != case.base:
+        return f"{value}, {times(case.ratio(who))}" if case.base in case.rounds else value
+    share = case.share_of_peak(who)
+    return value if share is None else f"{value}, {percent(share)} of the FMA peak"
 
 
 def _tail(case: Case, who: str) -> str:

@@ -119,6 +119,8 @@ class Results:
             if values.pop("format") != FORMAT:
                 raise KeyError("format")
             results = cls(values["about"], [Case(**case) for case in values["cases"]], values["skipped"])
+            for name in ("versions", "processor", "threads", "date"):
+                results.about[name]
             for case in results.cases:
                 for who in case.rounds:
                     case.value(who)
