@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import runpy
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -469,6 +471,34 @@ def test_usage(arguments, message, capsys):
 def test_a_backend_that_is_missing_is_a_usage_error(monkeypatch, capsys):
     monkeypatch.setitem(backends._modules, "cuda", "there is no GPU")
     assert "--backend: backend='cuda' is not available: there is no GPU" in usage_error(["--backend", "cuda"], capsys)
+
+
+@pytest.mark.slow
+def test_pytest_benchmarks(tmp_path):
+    pytest.importorskip("pytest_benchmark")
+    if not (ROOT / "benchmarks").exists():
+        pytest.skip("no benchmarks beside the tests")
+    who = "lstm-inference-1x100x128x128 and (fastrnn-reference or fastrnn-cuda)"
+    options = ["--benchmark-only", "-k", who, f"--benchmark-json={tmp_path / 'it.json'}", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "benchmarks", *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    measured = {
+        found["params"]["contender"]: found for found in json.loads((tmp_path / "it.json").read_text())["benchmarks"]
+    }
+    for name in ("fastrnn-reference", "fastrnn-cuda"):
+        if (reason := reason_missing(name)) is not None:
+            assert f"{name}: {reason}" in done.stdout  # skipped
+        else:
+            found = measured[name]
+            assert found["group"] == "test_layer lstm inference 1x100x128x128"
+            facts = found["extra_info"]
+            assert facts["gflops"] == pytest.approx(facts["operations"] / found["stats"]["median"] / 1e9)
+            assert facts["relative_error"] < 1e-5
+            assert facts["prepare_seconds"] > 0
+            assert {"share_of_peak", "bytes", "threads", "instruction_set", "processor", "gpus", "versions"} <= set(
+                facts
+            )
 
 
 # -- the README -------------------------------------------------------------------------------
