@@ -130,7 +130,7 @@ def test_a_folder_that_cannot_be_written_to_after_all(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("samples", [1, 2, 4, 5, 16, 17])
+@pytest.mark.parametrize("samples", [1, 2, 4, 5, 9, 16, 17])
 @pytest.mark.parametrize(("sizes", "dtype"), [((3, 6), np.float32), ((37, 77), np.float32), ((70, 44), np.float64)])
 def test_narrow_and_wide_vectors_give_the_same_bits(
     cell: str, samples: int, sizes: tuple[int, int], dtype: Any

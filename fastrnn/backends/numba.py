@@ -101,14 +101,17 @@ BLOCK_REALS, BLOCK_ROWS = 1 << 15, 32
 
 
 def _width(batch: int, weights: int, itemsize: int) -> tuple[int, int]:
-    """Samples per task, and lanes per vector: the machine's, or where a task has few samples, those of FEW_BYTES.
+    """Samples per task, and lanes per vector: the machine's, or where a task has few samples, fewer.
 
     They depend on the sizes of the call only, and not on the number of threads.
     """
     most = max(2, min(MAX_TASKS, MAX_PARTIAL_REALS // weights))
     tasks = max(min(-(-batch // TASK_SAMPLES), most), min(2, batch // MIN_SAMPLES), 1)
     samples = -(-batch // tasks)
-    lanes = (FEW_BYTES if samples * itemsize <= FEW_BYTES else _package().VECTOR_BYTES) // itemsize
+    widest = _package().VECTOR_BYTES
+    lanes = (
+        next((size for size in (FEW_BYTES, 2 * FEW_BYTES) if samples * itemsize <= size < widest), widest) // itemsize
+    )
     return -(-samples // lanes) * lanes, lanes
 
 
