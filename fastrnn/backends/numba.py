@@ -93,8 +93,10 @@ class Data(NamedTuple):
     reserve: np.ndarray
 
 
-# A task is to have 32 samples, which is two vectors of floats at their widest; in a small batch at least 8.
+# A task is to have 32 samples, which is two vectors of floats at their widest; in a small batch, where a second task is
+# for a second thread, at least 8, or in a large layer fewer: as soon as one task could not be done by `few_columns`.
 TASK_SAMPLES, MIN_SAMPLES, MAX_TASKS = 32, 8, 16
+LARGE_WEIGHTS = 1 << 15
 MAX_PARTIAL_REALS = 1 << 25
 FEW_BYTES = 16
 BLOCK_REALS, BLOCK_ROWS = 1 << 15, 32
@@ -106,7 +108,8 @@ def _width(batch: int, weights: int, itemsize: int) -> tuple[int, int]:
     They depend on the sizes of the call only, and not on the number of threads.
     """
     most = max(2, min(MAX_TASKS, MAX_PARTIAL_REALS // weights))
-    tasks = max(min(-(-batch // TASK_SAMPLES), most), min(2, batch // MIN_SAMPLES), 1)
+    shared = batch * itemsize > FEW_BYTES if weights >= LARGE_WEIGHTS else batch >= 2 * MIN_SAMPLES
+    tasks = max(min(-(-batch // TASK_SAMPLES), most), 2 if shared else 1)
     samples = -(-batch // tasks)
     widest = _package().VECTOR_BYTES
     lanes = (
@@ -156,7 +159,7 @@ def _forward(call: Call, lstm: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray
         rows=rows,
         width=width,
         tasks=tasks,
-        few=B * dtype.itemsize <= FEW_BYTES,
+        few=width * dtype.itemsize <= FEW_BYTES,
         factors=factors,
         x_factors=x_factors,
         biased=call.b is not None,

@@ -52,14 +52,19 @@ def pack(p):
 @njit(error_model="numpy")
 def pack_transposed(A, rows, columns, first, panels):
     """panels[panel, j, r] = A[panel * TILE_ROWS + r, column], columns in the order of slots: from `first` on, round."""
-    for row in range(-(-rows // TILE_ROWS) * TILE_ROWS):
-        to = panels + (row // TILE_ROWS * columns * TILE_ROWS + row % TILE_ROWS)
-        for j in range(columns):
+    for row in range(0, rows, TILE_ROWS):
+        count = min(TILE_ROWS, rows - row)
+        for j in range(columns):  # written in order; read along as many rows as a panel has
             column = j + first if j + first < columns else j + first - columns
-            if row < rows:
-                to[j * TILE_ROWS] = A[row * columns + column]
+            to, at = panels + (row * columns + j * TILE_ROWS), A + (row * columns + column)
+            if count == TILE_ROWS:
+                for r in range(TILE_ROWS):
+                    to[r] = at[r * columns]
             else:
-                to[j * TILE_ROWS] = 0
+                for r in range(TILE_ROWS):
+                    to[r] = 0
+                for r in range(count):
+                    to[r] = at[r * columns]
 
 
 @njit(error_model="numpy")
