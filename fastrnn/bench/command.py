@@ -29,17 +29,20 @@ THOROUGH = {"rounds": 7, "seconds": 0.15}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `fastrnn bench`."""
+    about = {name: str(make.__doc__).strip() for name, make in PARTS.items()}
+    parser.epilog = "\n".join(["parts:", *(f"  {name:<18}{text}" for name, text in about.items())])
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(
         "parts",
         nargs="*",
         type=_part,
         metavar="PART",
-        help=f"what to measure: {', '.join(PARTS)}, all; default: layers",
+        help="what to measure, see below, or all; default: layers",
     )
     parser.add_argument("--cell", action="append", choices=list(GATES), help="only this cell; may be repeated")
     parser.add_argument("--mode", action="append", choices=list(MODES), help="layers: only this; may be repeated")
     parser.add_argument(
-        "--shape", action="append", type=_shape, metavar="B,T,I,H", help="layers: only this; may be repeated"
+        "--shape", action="append", type=_shape, metavar="B,T,I,H", help="instead of a part's own; may be repeated"
     )
     parser.add_argument("--dtype", choices=["float32", "float64"], default="float32", help="default: float32")
     parser.add_argument(

@@ -112,7 +112,8 @@ def _variants(
 
     def plan() -> Case:
         layer = Layer(cell, "train", shape, choice.dtype)
-        case = Case(part, f"{cell} train {_shape_name(shape)}", layer.to_json(), base=next(iter(variants)))
+        name, base = f"{cell} train {_shape_name(shape)}", next(iter(variants))
+        case = Case(part, name, layer.to_json(), base=base, operations=layer.operations)
         entries: list[Entry] = []
         for label, how in variants.items():
             variant = replace(layer, **how.get("layer", {}))
@@ -267,8 +268,7 @@ def startup(team: Team, choice: Choice) -> list[Plan]:
 
 
 def memory(team: Team, choice: Choice) -> list[Plan]:
-    """What training over 1000 time steps holds at most, beyond the process with everything imported; and how much of
-    it forward keeps for backward."""
+    """What training over 1000 time steps holds at most, beyond the process before, and what is kept for backward."""
 
     def growth(layer: Layer) -> Case:
         rounds, failed = _fresh(team, choice, "layer", "train", layer.to_json())
