@@ -34,8 +34,9 @@ bench: .venv/made ## run the benchmarks; nothing else should run meanwhile
 
 results: .venv/made ## measure what the README shows; an hour with nothing else running
 	$(BIN)/fastrnn bench layers --targets benchmarks/targets.json --out benchmarks/results/layers
-	for part in steps latency startup memory options types instruction_sets threads scaling; do \
+	for part in steps latency memory options types instruction_sets threads scaling; do \
 		$(BIN)/fastrnn bench $$part --out benchmarks/results/$$part || exit 1; done
+	$(BIN)/fastrnn bench startup --backend c --backend numba --out benchmarks/results/startup
 	$(BIN)/python benchmarks/readme.py
 
 clean: ## remove what was built, the environment included

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from fastrnn.backends.threads import cores
 from fastrnn.bench import machine, report
 from fastrnn.bench.parts import Choice, Plan
 from fastrnn.bench.peers import contenders, reason_missing
@@ -72,7 +73,7 @@ def pytest_itemcollected(item: Any) -> None:
 
 @pytest.fixture(scope="session")
 def team(pytestconfig: pytest.Config) -> Iterator[Team]:
-    settings = Settings(*(FULL if pytestconfig.getoption("full") else SHORT), machine.cores())
+    settings = Settings(*(FULL if pytestconfig.getoption("full") else SHORT), cores())
     results = Results(machine.describe() | settings._asdict() | {"command": "pytest benchmarks --benchmark-only"})
     with Team(settings, Progress()) as made:
         yield made
@@ -119,6 +120,7 @@ def _facts(case: Case, who: str, team: Team) -> dict[str, Any]:
         "contender": contenders()[who].title,
         "versions": team.versions[who],
         "relative_error": case.errors.get(who),
+        "prepare_seconds": case.prepare.get(who),
         "operations": case.operations,
         "bytes": case.bytes,
         "gflops": None if rate is None else rate / 1e9,
@@ -127,6 +129,7 @@ def _facts(case: Case, who: str, team: Team) -> dict[str, Any]:
         "threads": team.settings.threads,
         "instruction_set": machine.instruction_set(),
         "processor": machine.processor(),
+        "gpus": machine.gpus(),
     }
 
 

@@ -1,7 +1,7 @@
 """Writes the README's figures from the committed results: `python benchmarks/readme.py`, or `--check` to compare only.
 
 Between `<!-- results: PART -->` and `<!-- end of results -->` everything is generated, from the first of
-`benchmarks/results/*/results.json` that has the part. To measure again: `make results`.
+`benchmarks/results/*/results.json` that has the part; "accuracy" is of the layers'. To measure again: `make results`.
 """
 
 from __future__ import annotations
@@ -32,14 +32,21 @@ def find(part: str) -> tuple[Path, Results]:
 
 def section(part: str) -> str:
     """A table, where and how it was measured, and the picture if there is one."""
-    folder, results = find(part)
-    table = report.summary(results) if part == "layers" else report.part(results, part)
+    source = "layers" if part == "accuracy" else part
+    try:
+        folder, results = find(source)
+    except FileNotFoundError:
+        return f"Not measured yet: `fastrnn bench {source} --out benchmarks/results/{source}`.\n"
+    table = report.short(results, part)
     known = contenders()
     head = [known[name].title if name in known else name for name in table.head]
     lines = report.about(results)
     if results.about["rounds"] < THOROUGH["rounds"]:
         lines.insert(0, "**A quick look, which stands here until it is measured thoroughly.**")
-    parts = [f"{table.title}.", report.markdown(table._replace(head=head)), "\n".join(f"- {line}" for line in lines)]
+    parts = [f"{table.title}.", report.markdown(table._replace(head=head))]
+    if part != source:
+        return "\n\n".join([*parts, f"Measured with the {source}, above."]) + "\n"
+    parts.append("\n".join(f"- {line}" for line in lines))
     for picture in sorted(folder.glob("*.png")):
         parts.append(f"![{picture.stem}]({picture.relative_to(ROOT)})")
     return "\n\n".join(parts) + "\n"

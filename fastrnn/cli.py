@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastrnn.backends import available_backends
-from fastrnn.backends.threads import get_num_threads
+from fastrnn.backends.threads import cores, get_num_threads
 from fastrnn.bench import command, machine
 from fastrnn.datasets import imdb, synthetic
 from fastrnn.version import __version__
@@ -87,7 +87,7 @@ def _seed(text: str) -> int:
 
 def _info() -> None:
     print(f"fastrnn {__version__}, Python {platform.python_version()}, NumPy {np.__version__}")
-    print(f"processor  {machine.processor()}, {machine.cores()} cores usable")
+    print(f"processor  {machine.processor()}, {cores()} cores usable")
     print(f"threads    {get_num_threads()}")
     print("backends")
     for name, reason in available_backends().items():

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import runpy
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from fastrnn import cli
-from fastrnn.bench import charts, fresh, report
+from fastrnn import backends, cli
+from fastrnn.bench import charts, fresh, peers, report
 from fastrnn.bench.compare import compare, verdict
+from fastrnn.bench.growth import exponent, sweeps
 from fastrnn.bench.layer import OPTIONS, Layer, Problem, errors
 from fastrnn.bench.models import Training
 from fastrnn.bench.peers import PEERS, Contender, contenders, reason_missing
@@ -89,6 +93,12 @@ def test_operations(mode, factor, steps):
     assert Layer("gru", mode, (2, 3, 4, 5)).operations == factor * 2 * 2 * steps * 15 * (4 + 5)
 
 
+def test_operations_of_a_models_step():
+    layers = [Layer("lstm", "train", (64, 100, inputs, 8)).operations for inputs in (16, 8)]
+    assert Training("lstm", steps=7).operations == layers[0]
+    assert Training("stacked").operations == sum(layers)
+
+
 def test_bytes_of_inference_are_those_of_its_arrays():
     problem = Problem(Layer("lstm", "inference", (2, 3, 4, 5)))
     arrays = (problem.x, problem.W, problem.U, problem.b, problem.run("reference")[0])
@@ -140,6 +150,71 @@ def test_a_failed_base_is_told():
     assert "onnxruntime took no part: onnx not installed" in text
 
 
+def make_sweep(axis: str, sizes: tuple[int, ...], power: float, **changes: Any) -> list[Case]:
+    """Cases in which everyone's time grows with that power of the size."""
+    labels = TINY.to_json() if axis != "samples" else Training("gru").to_json()
+    return [
+        make_case(
+            part="scaling",
+            name=f"{axis}={size}",
+            labels=labels | {axis: size},
+            rounds={who: [1e-3 * size**power] * 3 for who in ("fastrnn-c", "torch")},
+            **{"operations": None, "peak": [], **changes},
+        )
+        for size in sizes
+    ]
+
+
+def test_exponents():
+    assert exponent([(size, 3 * size**1.5) for size in (1, 10, 100)]) == pytest.approx(1.5)
+    cases = make_sweep("H", (4, 8, 16), 2) + make_sweep("samples", (64, 128), 1) + make_sweep("T", (5,), 1)
+    found = sweeps(cases[::-1])
+    assert sorted((sweep.what, sweep.axis, *sweep.sizes) for sweep in found) == [
+        ("gru fit", "samples", 64, 128),
+        ("lstm train", "H", 4, 8, 16),
+    ]
+    assert all(sweep.exponents("jax") is None for sweep in found)
+    rows = report.growth(make_results(*cases)).rows
+    assert rows == [
+        ["lstm train, H 4 to 16 (B 2, T 3, I = H)", "1 to 2", "2.00 / 2.00", "2.00 / 2.00"],
+        ["gru fit, samples 64 to 128 (8 units)", "1", "1.00 / 1.00", "1.00 / 1.00"],
+    ]
+
+
+def test_exponents_do_not_see_a_machine_that_slows_down():
+    cases = make_sweep("T", (10, 20), 2)  # twice the size, four times the time, at half the speed
+    for case, speed in zip(cases, (2e9, 1e9), strict=True):
+        case.operations, case.peak = 10**6 * case.labels["T"], [speed] * 3
+    assert sweeps(cases)[0].exponents("fastrnn-c") == pytest.approx((1, 1))
+
+
+def test_threads_are_told_as_speed():
+    case = make_case(part="threads", base="1 thread", rounds={"1 thread": [3e-3] * 3, "2 threads": [2e-3] * 3})
+    assert report.part(make_results(case), "threads").rows == [
+        ["lstm train 2,3,4,5", "3.00 ms", "2.00 ms, 1.50x, 75%"],
+    ]
+
+
+def test_tails_are_told():
+    tails = {"fastrnn-c": [[1e-6, 9e-6], [3e-6, 4e-6], [2e-6, 5e-6]]}
+    case = make_case(part="latency", rounds={"fastrnn-c": [1e-6, 1e-6, 1e-6]}, tails=tails)
+    assert report.short(make_results(case), "latency").rows == [["lstm train 2,3,4,5", "1.00 / 2.00 / 9.00"]]
+
+
+def test_the_worst_error_of_each_kind():
+    table = report.accuracy(make_results(make_case(), make_case(name="another", errors={"torch": 3e-6})))
+    assert table.head == ["", "fastrnn-c", "torch"]
+    assert table.rows == [["LSTM train", "1e-07", "3e-06"]]
+
+
+def test_how_long_it_took_and_what_a_round_was():
+    results = make_results(make_case(part="memory", unit="bytes"))
+    results.about |= {"took": 300.0, "gpus": ["a GPU"]}
+    lines = report.about(results)
+    assert lines[1] == "a GPU"
+    assert lines[3] == "3 interleaved rounds of a new process for each contender; `fastrnn bench`, 5 minutes"
+
+
 def test_tables_line_up():
     table = report.Table("title", ["", "a"], [["x", "1.5 ms"], ["longer"]])
     assert report.plain(table).splitlines()[1:] == ["             a", "------  ------", "x       1.5 ms", "longer"]
@@ -166,20 +241,39 @@ def test_results_come_back_as_they_were_written(tmp_path):
     assert Results.read(tmp_path / "results.json") == results
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 99}', '{"format": 1, "about": {}}'])
-def test_other_files_are_refused(tmp_path, text):
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b"\xff\x00",
+        b'{"format": 99}',
+        b'{"format": 1, "about": {}}',
+        b'{"format": 1, "about": {}, "skipped": {}, "cases": [{"part": "a", "name": "b", "labels": {}, "base": "c", '
+        b'"rounds": {"c": null}}]}',
+    ],
+)
+def test_other_files_are_refused(tmp_path, content, capsys):
     path = tmp_path / "other.json"
-    path.write_text(text)
+    path.write_bytes(content)
     with pytest.raises(ValueError, match="is not a results file"):
         Results.read(path)
+    assert usage_error(["--compare", str(path), str(path)], capsys).endswith("other.json is not a results file")
 
 
 def test_pictures(tmp_path):
     pytest.importorskip("matplotlib")
-    sizes = [make_case(part="scaling", name=f"H={H}", labels=TINY.to_json() | {"H": H}) for H in (8, 16)]
+    sizes = make_sweep("H", (8, 16), 2, peak=[1e9] * 3, operations=10**6) + make_sweep("samples", (64, 128), 1)
     steps = make_case(part="steps", name="lstm", labels=Training("lstm").to_json(), operations=None, peak=[])
     paths = charts.draw(make_results(make_case(), steps, *sizes), tmp_path)
-    assert [path.name for path in paths] == ["layers.png", "steps.png", "sizes.png", "roofline.png"]
+    assert [path.name for path in paths] == [
+        "layers.png",
+        "steps.png",
+        "sizes.png",
+        "growth.png",
+        "roofline.png",
+    ]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
     assert charts.draw(make_results(make_case(part="options")), tmp_path) == []
 
@@ -207,7 +301,9 @@ def test_comparison_of_two_files(tmp_path, capsys):
     for path, results in zip(paths, (make_results(), make_results(faster)), strict=True):
         results.write(path)
     assert cli.main(["bench", "--compare", *map(str, paths)]) == 0
-    ours, torch = capsys.readouterr().out.splitlines()[-2:]
+    title, *_, ours, torch = capsys.readouterr().out.splitlines()
+    run = "fastrnn 1, a processor, 2 threads, 2000-01-01"
+    assert title == f"== What changed from {run} to {run}"
     assert ours.split()[-2:] == ["-90%", "less"]
     assert torch.endswith("within noise")
     assert compare(make_results(make_case(name="another")), make_results()).rows == []
@@ -280,6 +376,21 @@ def test_who_is_missing_is_left_out_with_the_reason(monkeypatch):
         assert team.skipped == {"nobody": "no_such_package not installed"}
 
 
+@pytest.mark.parametrize(
+    ("gpus", "version", "reason"),
+    [
+        ([], "2.9.0", "no NVIDIA GPU here"),
+        (["a GPU"], "2.9.0+cpu", "numpy 2.9.0+cpu is built without CUDA"),
+        (["a GPU"], "2.9.0+cu130", None),
+    ],
+)
+def test_cudnn_takes_part_where_there_is_a_gpu(gpus, version, reason, monkeypatch):
+    monkeypatch.setitem(PEERS, "torch-cuda", replace(PEERS["torch-cuda"], needs=("numpy",)))
+    monkeypatch.setattr(peers, "gpus", lambda: gpus)
+    monkeypatch.setattr("importlib.metadata.version", lambda name: version)
+    assert reason_missing("torch-cuda") == reason
+
+
 def test_peers_have_colors_and_modules():
     assert set(charts.COLORS) == set(PEERS)
     for contender in PEERS.values():
@@ -290,7 +401,8 @@ def test_a_fresh_process_tells_times_and_memory():
     found = fresh.start("fastrnn-reference", "fastrnn", 1, "layer", TINY.to_json(), {})
     assert found["import"] > 0
     assert found["first call"] > 0
-    assert found["peak memory"] is None or found["peak memory"] >= found["memory before"] > 10**6
+    if found["peak memory"] is not None:
+        assert found["peak of the process"] >= found["peak memory"] >= found["memory before"] > 10**6
     with pytest.raises(RuntimeError, match="KeyError"):
         fresh.start("fastrnn-reference", "fastrnn", 1, "layer", TINY.to_json() | {"cell": "lstn"}, {})
 
@@ -314,22 +426,36 @@ def test_a_run_prints_and_writes(tmp_path, capsys):
     assert not list(out.glob(".*"))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["nonsense"], "part must be one of layers"),
-        (["--backend", "nonsense"], "nonsense"),
-        (["--compare", "/nowhere/a.json", "/nowhere/b.json"], "No such file"),
-    ],
-)
-def test_what_is_wrong_is_told_in_a_line(arguments, message, capsys):
-    assert cli.main(["bench", *arguments]) == 1
-    assert message in capsys.readouterr().err
+def test_part_by_part_with_its_tables(tmp_path, capsys):
+    arguments = ["startup", "memory", "threads", "--threads", "2", *QUICK, "--cell", "gru", "--out", str(tmp_path)]
+    assert cli.main(["bench", *arguments]) == 0
+    assert "== Threads, in training" in capsys.readouterr().out
+    results = Results.read(tmp_path / "results.json")
+    kept = results.part("memory")[1]
+    assert "kept for backward (y alone: 0.0 MB)" in kept.name
+    assert list(results.part("threads")[0].rounds) == ["1 thread", "2 threads"]
+    assert results.about["took"] > 0
+
+
+def usage_error(arguments: list[str], capsys: Any) -> str:
+    """The last line of what is said, which is the error."""
+    with pytest.raises(SystemExit) as error:
+        cli.main(["bench", *arguments])
+    assert error.value.code == 2
+    return capsys.readouterr().err.strip().splitlines()[-1].split(" of `fastrnn bench`")[0]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["nonsense"], "PART: must be one of layers, steps"),
+        (["layers", "nonsense"], "all; got 'nonsense'"),
+        (["--backend", "nonsense"], "--backend: backend must be one of"),
+        (["--peer", "nonsense"], "--peer: invalid choice: 'nonsense'"),
+        (["--compare", "/nowhere/a.json", "/nowhere/b.json"], "No such file or directory: '/nowhere/a.json'"),
+        (["--out", "/dev/null/folder"], "--out: no folder can be made there"),
+        (["--targets", "/nowhere/a.json"], "--targets: /nowhere/a.json cannot be read as JSON"),
+        (["--targets", "/dev/null"], "--targets: /dev/null cannot be read as JSON"),
         (["--shape", "1,2"], "four positive integers B,T,I,H, got '1,2'"),
         (["--shape", "1,2,3,0"], "four positive integers B,T,I,H, got '1,2,3,0'"),
         (["--rounds", "0"], "must be a positive integer, got '0'"),
@@ -339,10 +465,40 @@ def test_what_is_wrong_is_told_in_a_line(arguments, message, capsys):
     ],
 )
 def test_usage(arguments, message, capsys):
-    with pytest.raises(SystemExit) as error:
-        cli.main(["bench", *arguments])
-    assert error.value.code == 2
-    assert message in capsys.readouterr().err
+    assert message in usage_error(arguments, capsys)
+
+
+def test_a_backend_that_is_missing_is_a_usage_error(monkeypatch, capsys):
+    monkeypatch.setitem(backends._modules, "cuda", "there is no GPU")
+    assert "--backend: backend='cuda' is not available: there is no GPU" in usage_error(["--backend", "cuda"], capsys)
+
+
+@pytest.mark.slow
+def test_pytest_benchmarks(tmp_path):
+    pytest.importorskip("pytest_benchmark")
+    if not (ROOT / "benchmarks").exists():
+        pytest.skip("no benchmarks beside the tests")
+    who = "lstm-inference-1x100x128x128 and (fastrnn-reference or fastrnn-cuda)"
+    options = ["--benchmark-only", "-k", who, f"--benchmark-json={tmp_path / 'it.json'}", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "benchmarks", *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    measured = {
+        found["params"]["contender"]: found for found in json.loads((tmp_path / "it.json").read_text())["benchmarks"]
+    }
+    for name in ("fastrnn-reference", "fastrnn-cuda"):
+        if (reason := reason_missing(name)) is not None:
+            assert f"{name}: {reason}" in done.stdout  # skipped
+        else:
+            found = measured[name]
+            assert found["group"] == "test_layer lstm inference 1x100x128x128"
+            facts = found["extra_info"]
+            assert facts["gflops"] == pytest.approx(facts["operations"] / found["stats"]["median"] / 1e9)
+            assert facts["relative_error"] < 1e-5
+            assert facts["prepare_seconds"] > 0
+            assert {"share_of_peak", "bytes", "threads", "instruction_set", "processor", "gpus", "versions"} <= set(
+                facts
+            )
 
 
 # -- the README -------------------------------------------------------------------------------

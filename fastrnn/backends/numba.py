@@ -93,21 +93,28 @@ class Data(NamedTuple):
     reserve: np.ndarray
 
 
-# A task is to have 32 samples, which is two vectors of floats at their widest; in a small batch at least 8.
+# A task is to have 32 samples, which is two vectors of floats at their widest; in a small batch, where a second task is
+# for a second thread, at least 8, or in a large layer fewer: as soon as one task could not be done by `few_columns`.
 TASK_SAMPLES, MIN_SAMPLES, MAX_TASKS = 32, 8, 16
+LARGE_WEIGHTS = 1 << 15
 MAX_PARTIAL_REALS = 1 << 25
-BLOCK_REALS = 1 << 15
+FEW_BYTES = 16
+BLOCK_REALS, BLOCK_ROWS = 1 << 15, 32
 
 
 def _width(batch: int, weights: int, itemsize: int) -> tuple[int, int]:
-    """Samples per task, and lanes per vector: the machine's, or where a task has few samples, those of 16 bytes.
+    """Samples per task, and lanes per vector: the machine's, or where a task has few samples, fewer.
 
     They depend on the sizes of the call only, and not on the number of threads.
     """
     most = max(2, min(MAX_TASKS, MAX_PARTIAL_REALS // weights))
-    tasks = max(min(-(-batch // TASK_SAMPLES), most), min(2, batch // MIN_SAMPLES), 1)
+    shared = batch * itemsize > FEW_BYTES if weights >= LARGE_WEIGHTS else batch >= 2 * MIN_SAMPLES
+    tasks = max(min(-(-batch // TASK_SAMPLES), most), 2 if shared else 1)
     samples = -(-batch // tasks)
-    lanes = (16 if samples * itemsize <= 16 else _package().VECTOR_BYTES) // itemsize
+    widest = _package().VECTOR_BYTES
+    lanes = (
+        next((size for size in (FEW_BYTES, 2 * FEW_BYTES) if samples * itemsize <= size < widest), widest) // itemsize
+    )
     return -(-samples // lanes) * lanes, lanes
 
 
@@ -152,6 +159,7 @@ def _forward(call: Call, lstm: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray
         rows=rows,
         width=width,
         tasks=tasks,
+        few=width * dtype.itemsize <= FEW_BYTES,
         factors=factors,
         x_factors=x_factors,
         biased=call.b is not None,
@@ -196,7 +204,8 @@ def _backward(
     # gates whose operands differ have products of their own, and sums, which are written in whole vectors
     groups = columns // H if factors > 1 or not (lstm or call.reset_after) else 1
     padded = -(-columns // groups // lanes) * lanes
-    block = max(1, min(T, max(4, BLOCK_REALS // (width * (rows + 4 * H)))))
+    samples = min(B, width)
+    block = max(1, min(T, max(4, BLOCK_ROWS // samples, BLOCK_REALS // (samples * (rows + 4 * H)))))
     dx, gradient = np.empty((B, T, I), dtype), np.empty((rows, columns), dtype)
     dh0, dc0 = np.empty(call.state_shape, dtype), np.empty(call.state_shape, dtype) if lstm else None
     lane_samples = np.zeros((2, tasks, width), np.int64)

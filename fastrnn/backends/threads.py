@@ -36,6 +36,11 @@ def get_num_threads() -> int:
     return _threads
 
 
+def cores() -> int:
+    """The cores that this process may use, which a container or taskset can make fewer than the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def on_change(apply: Callable[[int], object]) -> None:
     """Calls `apply` with the number of threads now and whenever it changes; how a backend learns of it."""
     apply(get_num_threads())
@@ -48,5 +53,4 @@ def _default() -> int:
         if not text.strip().isdecimal() or int(text) < 1:
             raise ValueError(f"FASTRNN_NUM_THREADS must be an integer of at least 1, got {text!r}")
         return int(text)
-    # the cores this process may run on, which a container or taskset can make fewer than the machine's
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores()

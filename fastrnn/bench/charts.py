@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fastrnn.bench.growth import EXPECTED, Sweep, sweeps
 from fastrnn.bench.peers import contenders
 from fastrnn.bench.results import Case, Results
 from fastrnn.io.atomic import replacing
 
 COLORS = {
     "torch": "#d1651f",
+    "torch-cuda": "#7a3b12",
     "jax": "#7a52a8",
     "keras": "#b8860b",
     "keras-jit": "#5f8a3c",
@@ -31,7 +33,8 @@ def draw(results: Results, folder: Path) -> list[Path]:
     pictures = {
         "layers.png": _bars(results, "layers", panels=("cell", "mode")),
         "steps.png": _bars(results, "steps", panels=()),
-        "sizes.png": _sizes(results),
+        "sizes.png": _curves(results, ("H",)),
+        "growth.png": _curves(results, ("T", "B", "samples")),
         "roofline.png": _roofline(results),
     }
     paths = []
@@ -155,41 +158,56 @@ def _legend(figure: Any, panels: Any, columns: int) -> None:
     )
 
 
-def _sizes(results: Results) -> Any:
-    """Time against H for every contender, both axes logarithmic; a panel for each cell."""
-    cases = [case for case in results.part("scaling") if "H" in case.labels and case.rounds]
-    if not cases:
+def _curves(results: Results, axes: tuple[str, ...]) -> Any:
+    """Time against one size for every contender, both axes logarithmic; a panel for each sweep. Grey lines show how it
+    should grow, from the base's largest case down."""
+    found = [sweep for sweep in sweeps(results.part("scaling")) if sweep.axis in axes]
+    if not found:
         return None
-    cells = list(dict.fromkeys(case.labels["cell"] for case in cases))
-    everyone = _everyone(cases)
-    figure = _figure(5.6 * len(cells), 5)
-    grid = figure.subplots(1, len(cells), squeeze=False, sharey=True)[0]
-    for axes, cell in zip(grid, cells, strict=True):
-        members = [case for case in cases if case.labels["cell"] == cell]
-        for who in everyone:
-            points = [(case.labels["H"], 1e3 * case.value(who)) for case in members if who in case.rounds]
-            if points:
-                style: dict[str, Any] = {"linewidth": 2.2, "zorder": 3} if who not in COLORS else {"linewidth": 1.3}
-                style |= {"marker": "o", "markersize": 3.5, "color": _color(who, everyone), "label": _title(who)}
-                axes.plot(*zip(*points, strict=True), **style)
-        floors = [(case.labels["H"], 1e3 * floor) for case in members if (floor := case.floor()) is not None]
-        if floors:
-            label = "floor: operations at the FMA peak"
-            axes.plot(*zip(*floors, strict=True), color="0.5", linestyle="--", linewidth=1, label=label)
-        axes.set_xscale("log", base=2)
-        axes.set_yscale("log")
-        sizes = sorted({case.labels["H"] for case in members})
-        axes.set_xticks(sizes, list(map(str, sizes)))
-        axes.minorticks_off()
-        _plain_log(axes.yaxis)
-        batch, time, *_ = members[0].labels["shape"]
-        axes.set_title(f"{cell.upper()} {members[0].labels['mode']}, B {batch}, T {time}, I = H", fontsize=10)
-        axes.set_xlabel("H", fontsize=9)
-        _clean(axes)
-    grid[0].set_ylabel("ms")
+    everyone = _everyone([case for sweep in found for case in sweep.cases])
+    cells = list(dict.fromkeys(sweep.cell for sweep in found))
+    # a line of panels for each cell, or one line for all if each has one
+    lines, columns = (1, len(cells)) if len(axes) == 1 else (len(cells), len(axes))
+    figure = _figure(max(4.2 * columns, 6), 3.5 * lines + 1.2)
+    grid = figure.subplots(lines, columns, squeeze=False)
+    for panel in grid.flat:
+        panel.set_visible(False)
+    for sweep in found:
+        cell, axis = cells.index(sweep.cell), axes.index(sweep.axis)
+        _curve(grid[0, cell] if len(axes) == 1 else grid[cell, axis], sweep, everyone)
+    figure.supylabel("ms", fontsize=9)
     figure.supxlabel(_note(results), fontsize=7)
-    _legend(figure, grid, 3)
+    _legend(figure, grid.flat, min(3, columns + 1))
     return figure
+
+
+def _curve(panel: Any, sweep: Sweep, everyone: Sequence[str]) -> None:
+    panel.set_visible(True)
+    for who in everyone:
+        if points := sweep.points(who):
+            style: dict[str, Any] = {"linewidth": 2.2, "zorder": 3} if who not in COLORS else {"linewidth": 1.3}
+            style |= {"marker": "o", "markersize": 3.5, "color": _color(who, everyone), "label": _title(who)}
+            panel.plot([size for size, _ in points], [1e3 * seconds for _, seconds in points], **style)
+    sizes, base = sweep.sizes, sweep.points(sweep.cases[0].base)
+    if base:
+        last, seconds = base[-1]
+        for power in sorted(set(EXPECTED[sweep.axis])):
+            guide = [1e3 * seconds * (size / last) ** power for size in sizes]
+            name = {1: "linear", 2: "quadratic"}[power]
+            panel.plot(sizes, guide, color="0.6", linestyle=(0, (1, 1.5) if power == 2 else (4, 2)), label=name)
+    floors = [(case.labels[sweep.axis], 1e3 * floor) for case in sweep.cases if (floor := case.floor()) is not None]
+    if floors:
+        panel.plot(*zip(*floors, strict=True), color="0.2", linewidth=1, label="floor: operations at the FMA peak")
+    panel.set_xscale("log", base=2)
+    panel.set_yscale("log")
+    panel.set_xticks(sizes, list(map(str, sizes)), fontsize=8)
+    panel.minorticks_off()
+    panel.tick_params(axis="y", labelsize=8)
+    _plain_log(panel.yaxis)
+    what = sweep.what.replace("lstm", "LSTM").replace("gru", "GRU")
+    panel.set_title(f"{what}, {sweep.fixed}", fontsize=9)
+    panel.set_xlabel(sweep.axis, fontsize=9)
+    _clean(panel)
 
 
 def _roofline(results: Results) -> Any:

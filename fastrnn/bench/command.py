@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
+import time
 from pathlib import Path
+from types import ModuleType
 
 from fastrnn.backends import available_backends, get_backend
+from fastrnn.backends.threads import cores
 from fastrnn.bench import machine, report
 from fastrnn.bench.compare import compare
 from fastrnn.bench.layer import GATES, MODES
@@ -25,24 +29,90 @@ THOROUGH = {"rounds": 7, "seconds": 0.15}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `fastrnn bench`."""
+    about = {name: str(make.__doc__).strip() for name, make in PARTS.items()}
+    parser.epilog = "\n".join(["parts:", *(f"  {name:<18}{text}" for name, text in about.items())])
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(
-        "parts", nargs="*", metavar="PART", help=f"what to measure: {', '.join(PARTS)}, all; default: layers"
+        "parts",
+        nargs="*",
+        type=_part,
+        metavar="PART",
+        help="what to measure, see below, or all; default: layers",
     )
     parser.add_argument("--cell", action="append", choices=list(GATES), help="only this cell; may be repeated")
     parser.add_argument("--mode", action="append", choices=list(MODES), help="layers: only this; may be repeated")
-    parser.add_argument("--shape", action="append", type=_shape, metavar="B,T,I,H", help="only this; may be repeated")
+    parser.add_argument(
+        "--shape", action="append", type=_shape, metavar="B,T,I,H", help="instead of a part's own; may be repeated"
+    )
     parser.add_argument("--dtype", choices=["float32", "float64"], default="float32", help="default: float32")
-    parser.add_argument("--backend", action="append", metavar="NAME", help="one of fastrnn's; the first is compared")
+    parser.add_argument(
+        "--backend",
+        action="append",
+        type=_backend,
+        metavar="NAME",
+        help="one of fastrnn's; may be repeated, the first is compared; default: the fastest, and cuda if it is there",
+    )
     parser.add_argument("--peer", action="append", choices=[*PEERS, "none"], help="only this one; may be repeated")
     parser.add_argument("--threads", type=_positive, metavar="N", help="for everyone; default: all cores")
     parser.add_argument("--quick", action="store_true", help="few short rounds: a rough look")
     parser.add_argument("--rounds", type=_positive, metavar="N", help="default: 7, or 3 with --quick")
     parser.add_argument("--seconds", type=_seconds, metavar="S", help="each in a round; default: 0.15, or 0.03")
-    parser.add_argument("--targets", type=Path, metavar="FILE", help="JSON, {case: ratio}: shown beside the ratios")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write results.json, results.md and pictures there")
+    parser.add_argument("--targets", type=_targets, metavar="FILE", help="JSON, {case: ratio}: shown beside the ratios")
+    parser.add_argument("--out", type=_folder, metavar="DIR", help="write results.json, results.md and pictures there")
     parser.add_argument(
-        "--compare", nargs=2, type=Path, metavar=("A.json", "B.json"), help="measure nothing: what changed from A to B"
+        "--compare",
+        nargs=2,
+        type=_results,
+        metavar=("A.json", "B.json"),
+        help="measure nothing: what changed from A to B",
     )
+
+
+def _part(name: str) -> str:
+    if name not in PARTS and name != "all":
+        raise argparse.ArgumentTypeError(f"must be one of {', '.join(PARTS)}, all; got {name!r}")
+    return name
+
+
+def _backend(name: str) -> str:
+    try:
+        return _name(get_backend(name))
+    except (ValueError, RuntimeError, ImportError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _name(backend: ModuleType) -> str:
+    """Of a backend, in names of contenders; that of its module, for "auto" is none."""
+    return backend.__name__.rpartition(".")[2]
+
+
+def _targets(text: str) -> dict[str, float]:
+    try:
+        targets = json.loads(Path(text).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{text} cannot be read as JSON: {error}") from error
+    if not isinstance(targets, dict) or not all(isinstance(value, int | float) for value in targets.values()):
+        raise argparse.ArgumentTypeError(f"{text} must hold one object, with a number for each case")
+    return targets
+
+
+def _folder(text: str) -> Path:
+    """The folder, made if it is not there: what was measured in an hour must find its place."""
+    folder = Path(text)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"no folder can be made there: {error}") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise argparse.ArgumentTypeError(f"{text} cannot be written to")
+    return folder
+
+
+def _results(text: str) -> Results:
+    try:
+        return Results.read(Path(text))
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _positive(text: str) -> int:
@@ -79,24 +149,16 @@ def run(args: argparse.Namespace) -> int:
     """Measures, prints, writes; or compares two files. 1 where a contender failed, else 0.
 
     Raises:
-        ValueError, OSError, RuntimeError: an argument or a file is wrong, or a backend that is named is not there.
+        OSError: a file cannot be written. RuntimeError: a process that measures ended.
     """
     if args.compare:
-        before, after = map(Results.read, args.compare)
-        print(report.plain(compare(before, after)))
+        print(report.plain(compare(*args.compare)))
         return 0
-    names = list(PARTS) if args.parts == ["all"] else args.parts or ["layers"]
-    if unknown := [name for name in names if name not in PARTS]:
-        raise ValueError(f"part must be one of {', '.join(PARTS)}, or all; got {unknown[0]!r}")
+    names = list(PARTS) if "all" in args.parts else args.parts or ["layers"]
     usual = QUICK if args.quick else THOROUGH
-    settings = Settings(
-        args.rounds or int(usual["rounds"]), args.seconds or usual["seconds"], args.threads or machine.cores()
-    )
-    targets = json.loads(args.targets.read_text()) if args.targets else {}
-    if args.out:
-        args.out.mkdir(parents=True, exist_ok=True)
-
+    settings = Settings(args.rounds or int(usual["rounds"]), args.seconds or usual["seconds"], args.threads or cores())
     results = measure(names, settings, args)
+    targets = args.targets or {}
     tables = [report.plain(table) for table in report.tables(results, targets)]
     print("\n\n".join([*tables, "\n".join(report.about(results))]))
     if args.out:
@@ -106,17 +168,19 @@ def run(args: argparse.Namespace) -> int:
 
 def measure(names: list[str], settings: Settings, args: argparse.Namespace) -> Results:
     """Runs the named parts."""
+    begin = time.perf_counter()
     results = Results(machine.describe() | settings._asdict())
     results.about["command"] = shlex.join(["fastrnn", *sys.argv[1:]])
     if "layers" in names:
         results.about["bandwidth"] = machine.bandwidth(settings.threads)
-    # by the names of their modules: None is what would run where no backend is named
-    ours = [f"fastrnn-{get_backend(name).__name__.rpartition('.')[2]}" for name in args.backend or [None]]
+    ours = args.backend or [_name(get_backend())]
+    if not args.backend and available_backends()["cuda"] is None:
+        ours.append("cuda")
     progress = Progress()
     with Team(settings, progress) as team, progress:
         team.available(f"fastrnn-{name}" for name in available_backends())  # why some are missing is told
         choice = Choice(
-            ours=tuple(ours),
+            ours=tuple(dict.fromkeys(f"fastrnn-{name}" for name in ours)),
             peers=tuple(team.available(name for name in args.peer or PEERS if name != "none")),
             cells=tuple(args.cell or GATES),
             modes=tuple(args.mode or MODES),
@@ -130,6 +194,7 @@ def measure(names: list[str], settings: Settings, args: argparse.Namespace) -> R
             results.cases.append(case)
             results.skipped = team.skipped
             results.about["versions"] |= team.all_versions()
+            results.about["took"] = time.perf_counter() - begin
             progress.case(_line(case))
             if args.out:  # a run that is broken off leaves what it has
                 results.write(args.out / "results.json")

@@ -27,6 +27,11 @@ def verdict(before: list[float], after: list[float]) -> str:
     return "less" if change < 1 else "more"
 
 
+def _run(results: Results) -> str:
+    info = results.about
+    return f"fastrnn {info['versions']['fastrnn']}, {info['processor']}, {info['threads']} threads, {info['date']}"
+
+
 def compare(before: Results, after: Results) -> Table:
     """A row for each case and contender that both runs have; first this package, as the others tell how far the machine
     itself changed."""
@@ -43,4 +48,5 @@ def compare(before: Results, after: Results) -> Table:
                 values = amount(old.value(who), case.unit), amount(case.value(who), case.unit)
                 rows.append([case.part, case.name, who, *values, f"{change:+.0f}%", verdict(a, b)])
     rows.sort(key=lambda row: not row[2].startswith("fastrnn"))
-    return Table("What changed", ["part", "case", "who", "before", "after", "change", ""], rows)
+    title = f"What changed from {_run(before)} to {_run(after)}"
+    return Table(title, ["part", "case", "who", "before", "after", "change", ""], rows)

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import platform
+import subprocess
 import threading
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fastrnn.backends import available_backends
+from fastrnn.backends.threads import cores
 from fastrnn.version import __version__
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def processor() -> str:
@@ -28,6 +25,17 @@ def processor() -> str:
         lines = []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.processor() or platform.machine())
+
+
+@cache
+def gpus() -> list[str]:
+    """The names of the NVIDIA GPUs, as their driver tells them."""
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return found.strip().splitlines()
 
 
 def instruction_set() -> str | None:
@@ -46,6 +54,7 @@ def describe() -> dict[str, Any]:
         "processor": processor(),
         "cores": cores(),
         "instruction_set": instruction_set(),
+        "gpus": gpus(),
         "system": f"{platform.system()} {platform.machine()}",
         "versions": {"fastrnn": __version__, "Python": platform.python_version(), "NumPy": np.__version__},
     }

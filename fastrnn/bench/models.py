@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 import fastrnn as fr
+from fastrnn.bench.layer import Layer
 
 BATCH, LENGTH, VOCABULARY, FEATURES = 64, 100, 500, 16
 
@@ -51,6 +52,13 @@ class Training:
             *(getattr(module, cell)(self.units, **arguments) for arguments in recurrent),
             module.Dense(1, activation="sigmoid"),
         ]
+
+    @property
+    def operations(self) -> int:
+        """Those of a step's recurrent layers, as Layer counts them; the rest is next to nothing."""
+        cell, recurrent = MODELS[self.model]
+        inputs = [FEATURES, *[self.units] * (len(recurrent) - 1)]
+        return sum(Layer(cell.lower(), "train", (BATCH, LENGTH, I, self.units)).operations for I in inputs)
 
     @property
     def compile_options(self) -> dict[str, Any]:

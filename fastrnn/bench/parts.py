@@ -112,7 +112,8 @@ def _variants(
 
     def plan() -> Case:
         layer = Layer(cell, "train", shape, choice.dtype)
-        case = Case(part, f"{cell} train {_shape_name(shape)}", layer.to_json(), base=next(iter(variants)))
+        name, base = f"{cell} train {_shape_name(shape)}", next(iter(variants))
+        case = Case(part, name, layer.to_json(), base=base, operations=layer.operations)
         entries: list[Entry] = []
         for label, how in variants.items():
             variant = replace(layer, **how.get("layer", {}))
@@ -123,10 +124,16 @@ def _variants(
     return plan
 
 
-def _all_variants(team: Team, choice: Choice, part: str, variants: dict[str, dict[str, Any]]) -> list[Plan]:
+def _all_variants(
+    team: Team,
+    choice: Choice,
+    part: str,
+    variants: dict[str, dict[str, Any]],
+    shapes: tuple[Shape, ...] = (SMALL, MEDIUM),
+) -> list[Plan]:
     return [
         _variants(team, choice, part, shape, cell, variants)
-        for shape in choice.shapes or (SMALL, MEDIUM)
+        for shape in choice.shapes or shapes
         for cell in choice.cells
     ]
 
@@ -154,19 +161,21 @@ def instruction_sets(team: Team, choice: Choice) -> list[Plan]:
 def threads(team: Team, choice: Choice) -> list[Plan]:
     """More threads against one."""
     numbers = sorted({1, *(2**k for k in range(1, 10) if 2**k < team.settings.threads), team.settings.threads})
-    return _all_variants(team, choice, "threads", {f"{n} threads": {"threads": n} for n in numbers})
+    variants = {f"{n} thread{'s' * (n > 1)}": {"threads": n} for n in numbers}
+    return _all_variants(team, choice, "threads", variants, (SMALL, MEDIUM, SHAPES[5], SHAPES[8]))
 
 
 def can_step(name: str, model: str) -> bool:
     """Whether a contender trains the model: not the reference, for its slowness, nor PyTorch where there is dropout."""
-    return name != "fastrnn-reference" and (name != "torch" or "dropout" not in model)
+    return name != "fastrnn-reference" and (contenders()[name].module != "on_torch" or "dropout" not in model)
 
 
 def step_plan(team: Team, choice: Choice, part: str, name: str, training: Training, **labels: Any) -> Plan:
     """Every contender that can, training one model."""
 
     def plan() -> Case:
-        case = Case(part, name, training.to_json() | labels, base=choice.base)
+        about = training.to_json() | {"dtype": "float32"} | labels
+        case = Case(part, name, about, base=choice.base, operations=training.operations)
         entries: list[Entry] = []
         for who in choice.who("step"):
             if can_step(who, training.model):
@@ -182,10 +191,25 @@ def steps(team: Team, choice: Choice) -> list[Plan]:
     return [step_plan(team, choice, "steps", model, Training(model, number)) for model in MODELS]
 
 
+def fit_plan(team: Team, choice: Choice, part: str, model: str, steps: int) -> Plan:
+    """Every contender that can, going once through so many batches of training data."""
+    plan_step = step_plan(
+        team, choice, part, f"{model} fit samples={BATCH * steps}", Training(model, steps), samples=BATCH * steps
+    )
+
+    def plan() -> Case:
+        case = plan_step()
+        case.operations = steps * Training(model).operations
+        case.rounds = {who: [steps * seconds for seconds in values] for who, values in case.rounds.items()}
+        return case
+
+    return plan
+
+
 def scaling(team: Team, choice: Choice) -> list[Plan]:
-    """Time against batch, time steps and units, one at a time."""
+    """Time against units, time steps, batch, and the length of the training set, one at a time."""
     sweeps: dict[str, list[Shape]] = {
-        "H": [(64, 25, H, H) for H in (8, 16, 32, 64, 128, 256, 512)],
+        "H": [(64, 25, H, H) for H in (8, 16, 32, 64, 128, 256, 512, 1024)],
         "T": [(64, T, 64, 64) for T in (10, 30, 100, 300, 1000)],
         "B": [(B, 100, 64, 64) for B in (1, 4, 16, 64, 256)],
     }
@@ -197,17 +221,15 @@ def scaling(team: Team, choice: Choice) -> list[Plan]:
         for axis, shapes in sweeps.items()
         for shape in shapes
     ]
-    for number in (1, 10, 100):
-        name, training = f"lstm fit samples={BATCH * number}", Training("lstm", steps=number)
-        plans.append(step_plan(team, choice, "scaling", name, training, samples=BATCH * number))
-    return plans
+    fits = [fit_plan(team, choice, "scaling", cell, steps) for cell in choice.cells for steps in (1, 4, 16, 64, 256)]
+    return plans + fits
 
 
 def _fresh(team: Team, choice: Choice, kind: str, takes: str, spec: dict[str, Any]) -> tuple[list[Any], dict[str, str]]:
     """For each round, what each contender did in a new process; and who failed, why."""
     rounds: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
-    for _ in range(min(team.settings.rounds, 3)):
+    for _ in range(team.settings.rounds):
         found = {}
         for name in choice.who(takes):
             if name not in failed and name != "fastrnn-reference":
@@ -241,12 +263,12 @@ def startup(team: Team, choice: Choice) -> list[Plan]:
         lambda: plan("build the model", ("build",), "s"),
         lambda: plan("first training step", ("first call",), "s"),
         lambda: plan("all three", everything, "s"),
-        lambda: plan("peak memory", ("peak memory",), "bytes"),
+        lambda: plan("peak memory", ("peak of the process",), "bytes"),
     ]
 
 
 def memory(team: Team, choice: Choice) -> list[Plan]:
-    """What training over 1000 time steps holds at most, beyond the process with everything imported; the reserve."""
+    """What training over 1000 time steps holds at most, beyond the process before, and what is kept for backward."""
 
     def growth(layer: Layer) -> Case:
         rounds, failed = _fresh(team, choice, "layer", "train", layer.to_json())
@@ -258,11 +280,11 @@ def memory(team: Team, choice: Choice) -> list[Plan]:
         return case
 
     def reserves(layer: Layer) -> Case:
-        name = f"reserve of {layer.cell} {_shape_name(layer.shape)}"
+        y = int(np.prod(layer.shape[:2])) * layer.shape[3] * np.dtype(layer.dtype).itemsize
+        name = f"{layer.cell} {_shape_name(layer.shape)}, kept for backward (y alone: {y / 1e6:.1f} MB)"
         case = Case("memory", name, layer.to_json(), base=choice.base, unit="bytes")
         for who in choice.ours:
             case.rounds[who] = [float(Problem(layer).reserve_bytes(contenders()[who].variant))]
-        case.rounds["y"] = [float(np.prod(layer.shape[:2]) * layer.shape[3] * np.dtype(layer.dtype).itemsize)]
         return case
 
     shapes = choice.shapes or ((32, 1000, 64, 64),)

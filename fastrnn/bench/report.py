@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from fastrnn.bench.growth import EXPECTED, sweeps
 from fastrnn.bench.peers import PEERS
 from fastrnn.bench.results import Case, Ratio, Results
 
@@ -37,6 +39,10 @@ def amount(value: float, unit: str) -> str:
     if value < 1e-4:
         return f"{digits(1e6 * value)} µs"
     return f"{digits(value)} s" if value >= 1 else f"{digits(1e3 * value)} ms"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} minutes"
 
 
 def times(ratio: Ratio) -> str:
@@ -98,6 +104,7 @@ def layers(results: Results, targets: Mapping[str, float]) -> list[Table]:
     return [
         Table("One layer over a batch of sequences, every contender at its best", head, rows),
         matrix("The largest relative error against the reference in float64", cases, _error),
+        matrix("Seconds until the first result, building and compiling, outside all other figures", cases, _prepare),
     ]
 
 
@@ -121,22 +128,83 @@ def summary(results: Results) -> Table:
 
 def part(results: Results, name: str) -> Table:
     """The table of any part but the layers: medians, and ratios to the base."""
-    return matrix(TITLES[name], results.part(name), _value_and_ratio)
+    return matrix(TITLES[name], results.part(name), _CELLS.get(name, _value_and_ratio))
+
+
+def accuracy(results: Results) -> Table:
+    """The worst error of each contender in each kind of layer."""
+    cases = results.part("layers")
+    who = list(dict.fromkeys(name for case in cases for name in case.errors))
+    kinds: dict[str, list[Case]] = {}
+    for case in cases:
+        kinds.setdefault(f"{case.labels['cell'].upper()} {case.labels['mode']}", []).append(case)
+    rows = []
+    for kind, members in kinds.items():
+        worst = [max(case.errors.get(name, -1.0) for case in members) for name in who]
+        rows.append([kind, *("" if error < 0 else f"{error:.0e}" for error in worst)])
+    title = "The largest error of any output or gradient over all shapes, relative to the array's largest number"
+    return Table(f"{title}, against the reference in float64", ["", *who], rows)
+
+
+def growth(results: Results) -> Table:
+    """Sweep by sweep, how the time should grow, and how each contender's does."""
+    found = sweeps(results.part("scaling"))
+    who = list(dict.fromkeys(name for sweep in found for case in sweep.cases for name in case.rounds))
+    rows = []
+    for sweep in found:
+        low, high = EXPECTED[sweep.axis]
+        first, *_, last = sweep.sizes
+        row = [f"{sweep.what}, {sweep.axis} {first} to {last} ({sweep.fixed})"]
+        row.append(str(low) if low == high else f"{low} to {high}")
+        for name in who:
+            row.append(" / ".join(f"{power:.2f}" for power in sweep.exponents(name) or ()))
+        rows.append(row)
+    title = "How time grows: p of size^p, over all sizes / between the last two; 1 is linear, 2 quadratic"
+    return Table(title, ["", "as it should, at the end", *who], rows)
+
+
+def short(results: Results, name: str) -> Table:
+    """The one table that says what a part has found; "accuracy" is of the layers."""
+    made = {"layers": summary, "accuracy": accuracy, "scaling": growth}
+    return made[name](results) if name in made else part(results, name)
 
 
 def _error(case: Case, who: str) -> str:
     return f"{case.errors[who]:.0e}" if who in case.errors else ""
 
 
+def _prepare(case: Case, who: str) -> str:
+    return digits(case.prepare[who]) if who in case.prepare else ""
+
+
 def _value_and_ratio(case: Case, who: str) -> str:
     value = amount(case.value(who), case.unit)
-    return value if who == case.base or case.base not in case.rounds else f"{value}, {times(case.ratio(who))}"
+    if who != case.base:
+        return f"{value}, {times(case.ratio(who))}" if case.base in case.rounds else value
+    share = case.share_of_peak(who)
+    return value if share is None else f"{value}, {percent(share)} of the FMA peak"
 
 
 def _tail(case: Case, who: str) -> str:
-    p99 = sorted(pair[0] for pair in case.tails[who])[len(case.tails[who]) // 2]
+    p99 = statistics.median(pair[0] for pair in case.tails[who])
     longest = max(pair[1] for pair in case.tails[who])
-    return " / ".join(digits(1e6 * value) for value in (case.value(who), p99, longest))
+    text = " / ".join(digits(1e6 * value) for value in (case.value(who), p99, longest))
+    # how far single calls spread says more than the range of medians
+    return text if who == case.base or case.base not in case.rounds else f"{text}, {digits(case.ratio(who).median)}x"
+
+
+def _speedup(case: Case, who: str) -> str:
+    """Labels are "N threads"."""
+    text = amount(case.value(who), case.unit)
+    if who == case.base or case.base not in case.rounds:
+        return text
+    slower, number = case.ratio(who), int(who.split()[0])
+    faster = Ratio(1 / slower.median, 1 / slower.high, 1 / slower.low)
+    return f"{text}, {times(faster)}, {percent(faster.median / number)}"
+
+
+# what a cell says, where it is not a median and a ratio
+_CELLS = {"latency": _tail, "threads": _speedup}
 
 
 def matrix(title: str, cases: Sequence[Case], cell: Callable[[Case, str], str]) -> Table:
@@ -153,24 +221,24 @@ def matrix(title: str, cases: Sequence[Case], cell: Callable[[Case, str], str]) 
 
 
 TITLES = {
-    "latency": "One time step of one sequence, as data arrives: median, and times as long",
+    "latency": "One time step of one sequence, as data arrives: µs, median / 99 of 100 stay below / longest, and times "
+    "as long",
     "steps": "One step of training a model of the chapter, fit loop included: ms, and times as long",
     "startup": "From the start of a process to the first training step",
-    "memory": "Training over 1000 steps: memory beyond that of the process before; the reserve, beside the output",
+    "memory": "Training over 1000 time steps: the most memory beyond what the process held before",
     "options": "What options cost in training",
     "types": "float64 against float32, in training",
     "instruction_sets": "Instruction sets, in training",
-    "threads": "Threads, in training",
-    "scaling": "Time of training against one size at a time; of fit against the samples, per step",
+    "threads": "Threads, in training: time, times as fast as one thread, and that as a share of the ideal",
+    "scaling": "Time of training against one size at a time; of fit, once through all samples",
 }
 
 
 def tables(results: Results, targets: Mapping[str, float] | None = None) -> list[Table]:
     """All that the results have."""
     found = layers(results, targets or {}) if results.part("layers") else []
-    if latency := results.part("latency"):
-        title = "One time step of one sequence: microseconds, median / 99 of 100 stay below / longest"
-        found.append(matrix(title, latency, _tail))
+    if results.part("scaling"):
+        found.append(growth(results))
     return found + [part(results, name) for name in TITLES if results.part(name)]
 
 
@@ -207,8 +275,11 @@ def about(results: Results) -> list[str]:
         f"{info['processor']}, {info['system']}, {info['cores']} cores; {info['threads']} threads for everyone, "
         f"instruction set {info['instruction_set'] or 'unknown'}; {info['date']}",
         versions,
-        f"{info['rounds']} interleaved rounds of {info['seconds']:g} s for each contender; `{info['command']}`",
+        f"{info['rounds']} interleaved rounds{_round(results)} for each contender; `{info['command']}`"
+        + (f", {_duration(info['took'])}" if "took" in info else ""),
     ]
+    if info.get("gpus"):
+        lines.insert(1, ", ".join(info["gpus"]))
     if info.get("bandwidth"):
         lines.append(f"memory: {info['bandwidth'] / 1e9:.1f} GB/s, copying")
     if disturbed := sum(case.disturbed() for case in results.cases):
@@ -218,6 +289,13 @@ def about(results: Results) -> list[str]:
     for case in results.cases:
         lines += [f"FAILED: {case.part}, {case.name}: {reason}" for reason in case.failed.values()]
     return lines
+
+
+def _round(results: Results) -> str:
+    """What one is."""
+    if all(case.part in ("startup", "memory") for case in results.cases):
+        return " of a new process"
+    return f" of {results.about['seconds']:g} s"
 
 
 def document(results: Results, targets: Mapping[str, float] | None = None, pictures: Sequence[str] = ()) -> str:

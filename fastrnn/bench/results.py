@@ -115,9 +115,15 @@ class Results:
     def read(cls, path: Path) -> Results:
         """Raises ValueError where the file is no results file."""
         try:
-            values = json.loads(path.read_text())
+            values = json.loads(path.read_text(encoding="utf-8"))
             if values.pop("format") != FORMAT:
                 raise KeyError("format")
-            return cls(values["about"], [Case(**case) for case in values["cases"]], values["skipped"])
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+            results = cls(values["about"], [Case(**case) for case in values["cases"]], values["skipped"])
+            for name in ("versions", "processor", "threads", "date"):
+                results.about[name]
+            for case in results.cases:
+                for who in case.rounds:
+                    case.value(who)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"{path} is not a results file of `fastrnn bench`, format {FORMAT}: {error}") from error
+        return results

@@ -158,7 +158,7 @@ class Team:
     def fresh(self, name: str, kind: str, spec: dict[str, Any]) -> dict[str, Any]:
         """What the contender does in a process that starts, works and ends. ContenderError where it fails."""
         contender = contenders()[name]
-        package = contender.needs[0] if contender.needs else "fastrnn"
+        package = contender.needs[0] if contender.needs else f"fastrnn.backends.{contender.variant}"
         self.progress.note(f"a new process of {name}")
         try:
             found: dict[str, Any] = fresh.start(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from numba import njit
 
-from .layer import multiply, multiply_add, operand, time_of, zero
+from .layer import multiply, multiply_add, operand, panels_product, time_of, zero
 from .products import product
 from .transposes import columns_to_rows, rows_to_columns
 from .vectors import TILE_ROWS
@@ -52,11 +52,11 @@ def states_back(p, N, ds, factor, own, dh):
     gates = p.gates if p.lstm or p.reset_after else 2
     if p.factors <= 1:
         seen = ds + h_slot(p, 0) * H * width
-        product(H, N, gates * H, p.U_panels, panel, TILE_ROWS, seen, width, dh, width, True)
+        panels_product(p, H, N, gates * H, p.U_panels, panel, seen, dh, True)
         return
     for g in range(gates):
         seen, panels = ds + h_slot(p, g) * H * width, p.U_panels + g * H * TILE_ROWS
-        product(H, N, H, panels, panel, TILE_ROWS, seen, width, own, width, False)
+        panels_product(p, H, N, H, panels, panel, seen, own, False)
         multiply_add(p, H, N, own, factor + (g * p.rows + p.rows - H) * width, dh)
 
 
@@ -65,14 +65,14 @@ def inputs_back(p, s, N, sample, row_of, ds, factor, own, dx):
     """The call's dx of step s; `dx` and `own` are room for columns (I, n)."""
     H, I, width, columns = p.units, p.inputs, p.width, p.gates * p.units
     if p.factors <= 1:
-        product(I, N, columns, p.W_panels, columns * TILE_ROWS, TILE_ROWS, ds, width, dx, width, False)
+        panels_product(p, I, N, columns, p.W_panels, columns * TILE_ROWS, ds, dx, False)
         if p.factors == 1:
             multiply(p, I, N, dx, factor, dx)
     else:
         zero(I * width, dx)
         for g in range(p.gates):
             seen, panels = ds + x_slot(p, g) * H * width, p.W_panels + x_slot(p, g) * H * TILE_ROWS
-            product(I, N, H, panels, columns * TILE_ROWS, TILE_ROWS, seen, width, own, width, False)
+            panels_product(p, I, N, H, panels, columns * TILE_ROWS, seen, own, False)
             multiply_add(p, I, N, own, factor + g * p.rows * width, dx)
     for n in range(N):
         row_of[n] = sample[n] * p.time + time_of(p, s)

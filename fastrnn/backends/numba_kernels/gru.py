@@ -16,13 +16,13 @@ from .layer import (
     multiply,
     operand,
     output_store,
+    panels_product,
     state_begin,
     task_begin,
     time_of,
     zero,
 )
 from .memory import lanes_of, load, store
-from .products import product
 from .transposes import columns_to_rows
 from .vectors import TILE_ROWS, fma, select
 
@@ -157,7 +157,7 @@ def gru_backward(p, task):
         _units_back(p, N, slots, h, ok, dy, carry, dh, ds)
         if not p.reset_after:
             panels = p.U_panels + 2 * H * TILE_ROWS
-            product(H, N, H, panels, 3 * H * TILE_ROWS, TILE_ROWS, ds, width, own, width, False)
+            panels_product(p, H, N, H, panels, 3 * H * TILE_ROWS, ds, own, False)
             if p.factors > 1:
                 multiply(p, H, N, own, factor + (3 * K - H) * width, own)
             _reset_back(p, N, slots, h, ok, own, dh, ds)

@@ -19,7 +19,7 @@ from __future__ import annotations
 from numba import njit
 
 from .memory import lanes_of, load, store
-from .products import product
+from .products import few_columns, product
 from .transposes import columns_to_rows, rows_to_columns
 from .vectors import TILE_ROWS, fma
 
@@ -52,14 +52,19 @@ def pack(p):
 @njit(error_model="numpy")
 def pack_transposed(A, rows, columns, first, panels):
     """panels[panel, j, r] = A[panel * TILE_ROWS + r, column], columns in the order of slots: from `first` on, round."""
-    for row in range(-(-rows // TILE_ROWS) * TILE_ROWS):
-        to = panels + (row // TILE_ROWS * columns * TILE_ROWS + row % TILE_ROWS)
-        for j in range(columns):
+    for row in range(0, rows, TILE_ROWS):
+        count = min(TILE_ROWS, rows - row)
+        for j in range(columns):  # written in order; read along as many rows as a panel has
             column = j + first if j + first < columns else j + first - columns
-            if row < rows:
-                to[j * TILE_ROWS] = A[row * columns + column]
+            to, at = panels + (row * columns + j * TILE_ROWS), A + (row * columns + column)
+            if count == TILE_ROWS:
+                for r in range(TILE_ROWS):
+                    to[r] = at[r * columns]
             else:
-                to[j * TILE_ROWS] = 0
+                for r in range(TILE_ROWS):
+                    to[r] = 0
+                for r in range(count):
+                    to[r] = at[r * columns]
 
 
 @njit(error_model="numpy")
@@ -163,11 +168,20 @@ def operand(p, N, gate, z, factor, own):
 
 
 @njit(error_model="numpy")
+def panels_product(p, M, N, K, panels, panel, b, c, add):
+    """C (M, n) = or += packed weights (M, K) times B (K, n)."""
+    m, width = 0, p.width
+    if lanes_of(p) <= 4 and p.few and M >= 4 * TILE_ROWS:
+        m = few_columns(M, K, p.batch == 1, panels, panel, b, width, c, width, add)
+    product(M - m, N, K, panels + m // TILE_ROWS * panel, panel, TILE_ROWS, b, width, c + m * width, width, add)
+
+
+@njit(error_model="numpy")
 def gate_product(p, N, gate, first, last, z, slot, add):
     """A slot (H, n) = or += a gate's weights for rows [first, last) of z, times those rows; z is the first of them."""
     K = p.rows
     panels = p.panels + (gate * -(-p.units // TILE_ROWS) * K + first) * TILE_ROWS
-    product(p.units, N, last - first, panels, K * TILE_ROWS, TILE_ROWS, z, p.width, slot, p.width, add)
+    panels_product(p, p.units, N, last - first, panels, K * TILE_ROWS, z, slot, add)
 
 
 @njit(error_model="numpy")

@@ -33,6 +33,7 @@ SIZES = (
     "groups",  # backward: separate products for weight gradients: 1, or one for each gate
     "columns",  # backward: the length of a row of `partial`
     "tasks",
+    "few",  # whether a task's samples fit into a vector of 16 bytes
     "block",  # backward: steps to one product for weight gradients
 )
 REALS = (

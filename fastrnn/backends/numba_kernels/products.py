@@ -9,6 +9,9 @@ and however wide the vectors are; so a result does not depend on how many column
 A lies in panels of TILE_ROWS rows, [panel][k][row]: element (m, k) is
 
     a[m // TILE_ROWS * a_panel + k * a_stride + m % TILE_ROWS]
+
+Where there are a few samples only, vectors of samples are narrow, and most of a machine's width is left over. There
+vectors run down A's panels instead, `few_columns`: the same chains of the same numbers.
 """
 
 from __future__ import annotations
@@ -57,6 +60,84 @@ def _tile(typingctx, rows, vectors, K, a, a_stride, b, b_stride, c, c_stride, ad
         return context.get_dummy_value()
 
     return types.void(rows, vectors, size, a, size, b, size, c, size, types.boolean), codegen
+
+
+@intrinsic(prefer_literal=True)
+def _panels(typingctx, panels, alone, K, a, a_panel, b, b_stride, c, c_stride, add):
+    """So many panels of A times one vector of columns, or where they are all the same, `alone`, times the first."""
+    if not (isinstance(panels, types.IntegerLiteral) and isinstance(alone, types.IntegerLiteral)):
+        return None
+    height, width, size = panels.literal_value, 1 if alone.literal_value else c.lanes, types.int64
+
+    def codegen(context, builder, sig, args):
+        _, _, count, a, a_panel, b, b_stride, c, c_stride, add = args
+        vector = context.get_value_type(Vector(sig.args[3].dtype, sig.args[7].lanes))
+        piece = ir.VectorType(vector.element, TILE_ROWS)
+
+        def constant(value):
+            return ir.Constant(count.type, value)
+
+        def lane(number):
+            return ir.Constant(ir.IntType(32), number)
+
+        def row(p, r):
+            return builder.gep(c, [builder.mul(c_stride, constant(p * TILE_ROWS + r))])
+
+        sums = [[cgutils.alloca_once(builder, piece) for _ in range(width)] for _ in range(height)]
+        for p in range(height):
+            for n in range(width):
+                builder.store(ir.Constant(piece, None), sums[p][n])
+        with builder.if_then(add):
+            for p in range(height):
+                old = [load_vector(builder, row(p, r), vector) for r in range(TILE_ROWS)]
+                for n in range(width):
+                    column = ir.Constant(piece, ir.Undefined)
+                    for r in range(TILE_ROWS):
+                        column = builder.insert_element(column, builder.extract_element(old[r], lane(n)), lane(r))
+                    builder.store(column, sums[p][n])
+        with cgutils.for_range(builder, count) as loop:
+            at = builder.mul(loop.index, constant(TILE_ROWS))
+            numbers = builder.gep(b, [builder.mul(b_stride, loop.index)])
+            splats = [splat(builder, builder.load(builder.gep(numbers, [constant(n)])), piece) for n in range(width)]
+            for p in range(height):
+                column = load_vector(
+                    builder, builder.gep(a, [builder.add(builder.mul(a_panel, constant(p)), at)]), piece
+                )
+                for n in range(width):
+                    builder.store(multiply_add(builder, column, splats[n], builder.load(sums[p][n])), sums[p][n])
+        for p in range(height):
+            done = [builder.load(sums[p][n]) for n in range(width)]
+            for r in range(TILE_ROWS):
+                numbers = [builder.extract_element(column, lane(r)) for column in done]
+                out = splat(builder, numbers[0], vector)
+                for n in range(1, width):
+                    out = builder.insert_element(out, numbers[n], lane(n))
+                store_vector(builder, out, row(p, r))
+        return context.get_dummy_value()
+
+    return types.void(panels, alone, size, a, size, b, size, c, size, types.boolean), codegen
+
+
+@njit(error_model="numpy")
+def few_columns(M, K, alone, a, a_panel, b, b_stride, c, c_stride, add):
+    """C (+)= A B for one vector of columns, which are all the same if they are `alone`, and a_stride TILE_ROWS; whole
+    panels only: it gives the number of rows that are done."""
+    m, panel = 0, a
+    while M - m >= TILE_ROWS:
+        to, wide = c + m * c_stride, M - m >= 4 * TILE_ROWS
+        if alone:
+            if wide:
+                _panels(4, 1, K, panel, a_panel, b, b_stride, to, c_stride, add)
+            else:
+                _panels(1, 1, K, panel, a_panel, b, b_stride, to, c_stride, add)
+        elif wide:
+            _panels(2, 0, K, panel, a_panel, b, b_stride, to, c_stride, add)
+            _panels(2, 0, K, panel + 2 * a_panel, a_panel, b, b_stride, to + 2 * TILE_ROWS * c_stride, c_stride, add)
+        else:
+            _panels(1, 0, K, panel, a_panel, b, b_stride, to, c_stride, add)
+        done = 4 if wide else 1
+        m, panel = m + done * TILE_ROWS, panel + done * a_panel
+    return m
 
 
 @njit(error_model="numpy")

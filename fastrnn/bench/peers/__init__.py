@@ -12,6 +12,7 @@ It is imported in the contender's own process only. How each is set up to be at 
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import importlib.util
 import itertools
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastrnn.backends import available_backends
+from fastrnn.bench.machine import gpus
 
 
 class Job(NamedTuple):
@@ -70,6 +72,9 @@ class Contender:
 _ON_TENSORFLOW, _ON_JAX = (("KERAS_BACKEND", "tensorflow"),), (("KERAS_BACKEND", "jax"),)
 PEERS = {
     "torch": Contender("on_torch", "", "PyTorch", ("torch",)),
+    "torch-cuda": Contender(
+        "on_torch", "cuda", "PyTorch, cuDNN, with copies", ("torch",), ("train", "inference", "step")
+    ),
     "jax": Contender("on_jax", "", "JAX", ("jax",), ("train", "inference", "stream")),
     "keras": Contender("on_keras", "", "Keras on TensorFlow", ("keras", "tensorflow"), environment=_ON_TENSORFLOW),
     "keras-jit": Contender(
@@ -92,7 +97,15 @@ def reason_missing(name: str) -> str | None:
     if contender.module == "on_fastrnn":
         return available_backends()[contender.variant]
     missing = [need for need in contender.needs if importlib.util.find_spec(need) is None]
-    return f"{', '.join(missing)} not installed" if missing else None
+    if missing:
+        return f"{', '.join(missing)} not installed"
+    if contender.variant == "cuda":
+        if not gpus():
+            return "no NVIDIA GPU here"
+        version = importlib.metadata.version(contender.needs[0])
+        if version.endswith("+cpu"):
+            return f"{contender.needs[0]} {version} is built without CUDA"
+    return None
 
 
 def load(name: str) -> Any:

@@ -4,6 +4,9 @@ Training goes through autograd, with the gradient of the inputs; inference runs 
 own is nn.LSTMCell or nn.GRUCell, which take less time than the layer over one step. Whole models are trained by the
 plain loop that PyTorch's users write, over slices of tensors in memory, with RMSprop(alpha=0.9, eps=1e-7), which are
 Keras' settings. Models with dropout are left out: PyTorch has no recurrent dropout, and another dropout of inputs.
+
+Variant "cuda" is the same on a GPU, which cuDNN computes: weights stay there, inputs come from the host's memory and
+results go back, as they do with this package's backend of that name. TF32 is off, so that it computes what is asked.
 """
 
 from __future__ import annotations
@@ -31,10 +34,13 @@ def _gates(a: np.ndarray, cell: str) -> np.ndarray:
     return np.concatenate([r, z, h], axis=-1)
 
 
-def _prepare(threads: int) -> None:
+def _prepare(threads: int, variant: str) -> Any:
+    """The device to compute on."""
     # before any other thread is made, which inherits it
     torch.set_flush_denormal(True)
     torch.set_num_threads(threads)
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    return torch.device(variant or "cpu")
 
 
 def _set_weights(parameters: Iterable[Any], cell: str, W: np.ndarray, U: np.ndarray, b: np.ndarray) -> None:
@@ -47,12 +53,13 @@ def _set_weights(parameters: Iterable[Any], cell: str, W: np.ndarray, U: np.ndar
 
 
 def layer(problem: Problem, variant: str, threads: int) -> Job:
-    _prepare(threads)
+    device = _prepare(threads, variant)
     spec = problem.layer
     _, _, I, H = spec.shape
     make: Any = torch.nn.LSTM if spec.cell == "lstm" else torch.nn.GRU
     module = make(I, H, dtype=getattr(torch, spec.dtype))
     _set_weights(module.parameters(), spec.cell, problem.W, problem.U, problem.b)
+    module.to(device)
     x = torch.from_numpy(np.ascontiguousarray(problem.x.swapaxes(0, 1)))
     dy = torch.from_numpy(np.ascontiguousarray(problem.dy.swapaxes(0, 1)))
 
@@ -61,7 +68,7 @@ def layer(problem: Problem, variant: str, threads: int) -> Job:
 
         def infer() -> Any:
             with torch.inference_mode():
-                return module(x)[0]
+                return module(x.to(device))[0].cpu()
 
         return Job(run=infer, results=lambda: {"y": infer().numpy().swapaxes(0, 1)})
 
@@ -69,8 +76,9 @@ def layer(problem: Problem, variant: str, threads: int) -> Job:
     arguments = [x, *module.parameters()]
 
     def train() -> Any:
-        y = module(x)[0]
-        return y, torch.autograd.grad(y, arguments, dy)
+        y = module(x.to(device))[0]
+        grads = torch.autograd.grad(y, arguments, dy.to(device))
+        return y.cpu(), [grad.cpu() for grad in grads]
 
     def results() -> dict[str, np.ndarray]:
         y, grads = train()
@@ -88,7 +96,7 @@ def layer(problem: Problem, variant: str, threads: int) -> Job:
 
 
 def stream(problem: Problem, variant: str, threads: int) -> Job:
-    _prepare(threads)
+    _prepare(threads, variant)
     spec = problem.layer
     _, T, I, H = spec.shape
     dtype = getattr(torch, spec.dtype)
@@ -138,20 +146,20 @@ class _Model(torch.nn.Module):  # type: ignore[misc]
 
 
 def step(training: Training, variant: str, threads: int) -> Job:
-    _prepare(threads)
-    model = _Model(training)
+    device = _prepare(threads, variant)
+    model = _Model(training).to(device)
     optimizer = torch.optim.RMSprop(model.parameters(), lr=1e-4, alpha=0.9, eps=1e-7)
     criterion = torch.nn.BCEWithLogitsLoss()
     x, y = (torch.from_numpy(array) for array in training.data())
 
     def results() -> dict[str, np.ndarray]:
         with torch.inference_mode():
-            return {"loss": criterion(model(x[:BATCH]), y[:BATCH]).numpy()}
+            return {"loss": criterion(model(x[:BATCH].to(device)), y[:BATCH].to(device)).cpu().numpy()}
 
     def run() -> Any:
-        total, correct = torch.zeros(()), torch.zeros(())
+        total, correct = torch.zeros((), device=device), torch.zeros((), device=device)
         for begin in range(0, len(x), BATCH):
-            ids, labels = x[begin : begin + BATCH], y[begin : begin + BATCH]
+            ids, labels = x[begin : begin + BATCH].to(device), y[begin : begin + BATCH].to(device)
             optimizer.zero_grad()
             logits = model(ids)
             batch_loss = criterion(logits, labels)
