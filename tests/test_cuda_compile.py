@@ -91,7 +91,8 @@ def array(dtype: Any) -> types.Array:
     return types.Array(from_dtype(np.dtype(dtype)), 1, "C")
 
 
-SIZES = types.NamedUniTuple(types.int64, len(sweep.Sizes._fields), sweep.Sizes)
+def sizes(kind: Any) -> types.NamedUniTuple:
+    return types.NamedUniTuple(types.int64, len(kind._fields), kind)
 
 
 @pytest.mark.parametrize("real", [np.float32, np.float64])
@@ -112,7 +113,7 @@ def test_sweeps(capability: tuple[int, int], variant: tuple[Any, ...], real: Any
         "gru.forward, reset before": gru.forward(real, *variant, False),
         "gru.backward, reset before": gru.backward(real, *variant, False),
     }.items():
-        signature = arguments(kernel, size=SIZES, mask=array(np.uint8), others=array(real))
+        signature = arguments(kernel, size=sizes(sweep.Sizes), mask=array(np.uint8), others=array(real))
         assemble(f"{name} {real.__name__} {variant}", kernel, signature, capability, threads, tmp_path)
 
 
@@ -120,18 +121,17 @@ def test_sweeps(capability: tuple[int, int], variant: tuple[Any, ...], real: Any
 @pytest.mark.parametrize("capability", CAPABILITIES, indirect=True, ids=str)
 def test_the_others(capability: tuple[int, int], real: Any, tmp_path: Path) -> None:
     reals, ids, longs = array(real), array(np.int32), array(np.int64)
-    arrays = dict.fromkeys(("c", "a", "b", "bias", "parts", "out", "x", "mask", "table", "dy"), reals)
-    arrays |= {"order": longs, "sorted_ids": longs, "ids": ids, "bad": ids}
+    arrays = dict.fromkeys(("c", "a", "b", "bias", "parts", "out", "mask", "table", "dy"), reals)
+    arrays |= {"order": longs, "sorted_ids": longs, "ids": ids, "bad": ids, "size": sizes(products.Sizes)}
     for kernel in (
         products._product_kernel(real),
         products._sum_kernel(real),
-        products._columns_kernel(real),
-        products._mask_kernel(real),
-        products._transpose_kernel(real),
         embedding._gather_kernel(real),
         embedding._segments_kernel(real),
         embedding._find_kernel(),
-        embedding._sort_kernel(),
     ):
         name = f"{kernel.py_func.__name__} {real.__name__}"
         assemble(name, kernel, arguments(kernel, others=types.int64, **arrays), capability, 256, tmp_path)
+    for kernel, more in ((products._transpose_kernel(real), {}), (embedding._sort_kernel(), {"size": types.int64})):
+        name = f"{kernel.py_func.__name__} {real.__name__}"
+        assemble(name, kernel, arguments(kernel, others=types.int64, **{**arrays, **more}), capability, 256, tmp_path)

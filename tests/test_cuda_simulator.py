@@ -21,8 +21,8 @@ if os.environ.get("NUMBA_ENABLE_CUDASIM") != "1" or fr.available_backends()["cud
     pytest.skip("needs the simulator on (see above) and numba-cuda", allow_module_level=True)
 
 from conftest import PoisonedNumpy
-from fastrnn.backends import cuda
-from fastrnn.backends.cuda_kernels import products, simulated, sweep
+
+from fastrnn.backends.cuda_kernels import layer, products, simulated, sweep
 from fastrnn.backends.cuda_kernels.device import Device
 
 TOLERANCE = {np.float32: 1e-5, np.float64: 1e-12}
@@ -84,7 +84,7 @@ def test_variants(monkeypatch: pytest.MonkeyPatch, cell: str, variant: str) -> N
         }[variant]
         return plan._replace(**changes, shared_bytes=sweep.SHARED_BYTES)
 
-    monkeypatch.setattr(cuda, "make_plan", make_plan)
+    monkeypatch.setattr(layer, "make_plan", make_plan)
     for options in ("no_bias", "all"):
         check(make_case(cell, (5, 3, 2, 5), seed=5, **OPTIONS[options]))
 
@@ -145,7 +145,7 @@ def test_launches_do_not_grow_with_time(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(Device, "launch", count)
     for T in (1, 6):
         make_case("lstm", (2, T, 2, 2), seed=10).run("cuda")
-    assert len(launches) == 2 * 9  # products 1, sweep 1; back: transpose 1, sweep 1, products 3, sums 2
+    assert len(launches) == 2 * 7  # product, sweep; back: transposition, sweep, products for dx, dW and db, dU
 
 
 def test_a_sample_does_not_depend_on_its_batch() -> None:
@@ -279,7 +279,7 @@ def test_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     _, _, reserve = fr.gru_forward(**inputs)
     assert reserve is not None
     assert waited == [202]
-    assert reserve.data.device.stream_pointer == 101
+    assert reserve.data.layer.device.stream_pointer == 101
     fr.gru_backward(reserve, Theirs(case.upstream[0], 303))
     assert waited == [202, 101]
 

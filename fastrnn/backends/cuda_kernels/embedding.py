@@ -2,14 +2,14 @@
 
 The gradient of a table's row is a sum over the places where its id stands. They are brought into order first, by
 counting: an id's place is the number of ids below it, and of equal ones before it. So the sum has one order, with no
-atomic operation. Counting takes work that grows with the square of the number of ids; for a batch of them a GPU
-finishes it in the time of a few launches.
+atomic operation. Counting takes work that grows with the square of the number of ids in a batch; for a batch of them a
+GPU finishes it in the time of a few launches.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import cuda
@@ -47,15 +47,17 @@ def _gather_kernel(real: Any) -> Any:
 @functools.cache
 def _sort_kernel() -> Any:
     @cuda.jit
-    def sort(order, sorted_ids, ids, count):
+    def sort(order, sorted_ids, ids, total, size):
         chunk = cuda.shared.array(CHUNK, np.int64)
         thread = cuda.threadIdx.x
+        start = cuda.blockIdx.y * size
+        count = min(size, total - start)
         e = cuda.grid(1)
-        mine = ids[e] if e < count else 0
-        place = 0
+        mine = ids[start + e] if e < count else 0
+        place = start
         for first in range(0, count, CHUNK):
             if first + thread < count:
-                chunk[thread] = ids[first + thread]
+                chunk[thread] = ids[start + first + thread]
             cuda.syncthreads()
             for k in range(min(CHUNK, count - first)):
                 other = chunk[k]
@@ -74,12 +76,12 @@ def _segments_kernel(real: Any) -> Any:
     zero = real(0)
 
     @cuda.jit
-    def sum_segments(out, dy, order, sorted_ids, count, width):
+    def sum_segments(out, dy, order, sorted_ids, start, count, width):
         """A block sums one row's gradient, COLUMNS at a time, in PARTS parts."""
         parts = cuda.shared.array((PARTS, COLUMNS), real)
         row = cuda.blockIdx.x
         column, part = cuda.threadIdx.x % COLUMNS, cuda.threadIdx.x // COLUMNS
-        low, high = 0, count
+        low, high = start, start + count
         while low < high:
             middle = (low + high) // 2
             if sorted_ids[middle] < row:
@@ -90,7 +92,7 @@ def _segments_kernel(real: Any) -> Any:
             d = d0 + column
             total = zero
             k = low + part
-            while k < count and sorted_ids[k] == row:
+            while k < start + count and sorted_ids[k] == row:
                 if d < width:
                     total += dy[order[k] * width + d]
                 k += PARTS
@@ -121,12 +123,32 @@ def gather(device: Device, table: Any, ids: Any, width: int) -> Any:
     return out
 
 
-def scatter_add(device: Device, ids: Any, dy: Any, out: Any, rows: int, width: int) -> None:
-    """out (rows, width) = for each row the sum of dy (ids.size, width) where its id stands; ids have been checked."""
-    order, sorted_ids = device.empty(ids.size, np.int64), device.empty(ids.size, np.int64)
-    device.launch(_sort_kernel(), *_flat(ids.size), order, sorted_ids, ids, ids.size)
+class Order(NamedTuple):
+    """Where the ids of each batch stand in it, from the smallest id on, and these ids. A batch has `size` of them."""
+
+    places: Any
+    ids: Any
+    size: int
+
+
+def sort(device: Device, ids: Any, size: int | None = None) -> Order:
+    """The order of flat ids, in batches of that size, the last one maybe smaller; all are one batch without a size."""
+    size = ids.size if size is None else size
+    order = Order(device.empty(ids.size, np.int64), device.empty(ids.size, np.int64), size)
+    blocks, threads = _flat(size)
+    batches = max(1, -(-ids.size // max(1, size)))
+    device.launch(_sort_kernel(), (blocks, batches), threads, order.places, order.ids, ids, ids.size, size)
+    return order
+
+
+def scatter_add(device: Device, order: Order, dy: Any, out: Any, rows: int, width: int, batch: int = 0) -> None:
+    """out (rows, width) = for each row the sum of dy (ids, width) where its id stands in that batch; ids have been
+    checked."""
+    start = batch * order.size
+    count = min(order.size, order.ids.size - start)
     kernel = _segments_kernel(dy.dtype.type)
-    device.launch(kernel, max(1, rows), COLUMNS * PARTS, out, dy, order, sorted_ids, ids.size, width)
+    args = (out, dy, order.places, order.ids, start, count, width)
+    device.launch(kernel, max(1, rows), COLUMNS * PARTS, *args)
 
 
 def _flat(count: int) -> tuple[int, int]:
