@@ -12,6 +12,7 @@ from .arrays import CudaArray
 from .contract import Call, Gradients
 from .cuda_kernels import embedding, layer
 from .cuda_kernels.device import Device, why_not
+from .cuda_training import Training as training  # noqa: F401 - part of the contract
 
 if (reason := why_not()) is not None:
     raise ImportError(reason)

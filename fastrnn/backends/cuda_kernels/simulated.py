@@ -20,7 +20,7 @@ class SimulatedArray(FakeCUDAArray):
 
     def __getitem__(self, which: Any) -> Any:
         got = self._ary[which]
-        return SimulatedArray(got) if isinstance(which, slice) else got
+        return SimulatedArray(got) if isinstance(got, np.ndarray) else got
 
 
 class _Memory:
