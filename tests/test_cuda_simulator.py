@@ -21,8 +21,7 @@ if os.environ.get("NUMBA_ENABLE_CUDASIM") != "1" or fr.available_backends()["cud
     pytest.skip("needs the simulator on (see above) and numba-cuda", allow_module_level=True)
 
 from conftest import PoisonedNumpy
-
-from fastrnn.backends.cuda_kernels import layer, products, simulated, sweep
+from fastrnn.backends.cuda_kernels import products, recurrent, simulated, sweep
 from fastrnn.backends.cuda_kernels.device import Device
 
 TOLERANCE = {np.float32: 1e-5, np.float64: 1e-12}
@@ -84,7 +83,7 @@ def test_variants(monkeypatch: pytest.MonkeyPatch, cell: str, variant: str) -> N
         }[variant]
         return plan._replace(**changes, shared_bytes=sweep.SHARED_BYTES)
 
-    monkeypatch.setattr(layer, "make_plan", make_plan)
+    monkeypatch.setattr(recurrent, "make_plan", make_plan)
     for options in ("no_bias", "all"):
         check(make_case(cell, (5, 3, 2, 5), seed=5, **OPTIONS[options]))
 

@@ -205,4 +205,4 @@ class Result(NamedTuple):
     """A sum, and of how many values."""
 
     total: float
-    count: int
+    values: int

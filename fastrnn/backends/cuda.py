@@ -10,27 +10,30 @@ from typing import Any, NamedTuple
 
 from .arrays import CudaArray
 from .contract import Call, Gradients
-from .cuda_kernels import embedding, layer
+from .cuda_kernels import embedding, recurrent
 from .cuda_kernels.device import Device, why_not
-from .cuda_training import Training as training  # noqa: F401 - part of the contract
+from .cuda_training import Training
 
 if (reason := why_not()) is not None:
     raise ImportError(reason)
+
+training = Training
 
 
 class Data(NamedTuple):
     """What backward needs: the call on the GPU, and what the forward sweep left there."""
 
-    layer: layer.Layer
-    kept: layer.Kept
+    layer: recurrent.Layer
+    kept: recurrent.Kept
 
 
 def _forward(call: Call, gates: int) -> tuple[Any, Any, Any, Data | None]:
     arrays = (call.x, call.ids, call.W, call.U, call.b, call.h0, call.c0, call.mask, call.x_mask, call.h_mask)
     device = Device(arrays)
-    there = layer.Layer(
+    x, ids, W, U, b, h0, c0, mask, x_mask, h_mask = (device.get(array) for array in arrays)
+    there = recurrent.Layer(
         *(device, gates, call.batch, call.time, len(call.W), len(call.U)),
-        *(device.get(array) for array in arrays),
+        *(x, ids, W, U, b, h0, c0, mask, x_mask, h_mask),
         backwards=call.go_backwards,
         zero_masked=call.zero_output_for_mask,
         sequences=call.return_sequences,
@@ -39,7 +42,7 @@ def _forward(call: Call, gates: int) -> tuple[Any, Any, Any, Data | None]:
     )
     if there.ids is not None:
         embedding.check_ids(device, there.ids, len(call.x))
-    out = layer.forward(there)
+    out = recurrent.forward(there)
     to_host = not isinstance(call.x, CudaArray)
     y, h = device.give(out.y, call.y_shape, to_host), device.give(out.h, call.state_shape, to_host)
     c = None if out.c is None else device.give(out.c, call.state_shape, to_host)
@@ -57,8 +60,9 @@ def _backward(call: Call, data: Data, dy: Any, dhT: Any, dcT: Any) -> Gradients:
             raise ValueError("token ids were changed since the forward call, and are now outside the table") from None
     sizes = [0 if array is None else array.size for array in (call.W, call.U, call.b)]
     of_weights = device.empty(sum(sizes), call.x.dtype)
-    targets = layer.Targets(of_weights, 0, sizes[0], sizes[0] + sizes[1])
-    dx, dh, dc = layer.backward(there, data.kept, *(device.get(array) for array in upstream), targets)
+    targets = recurrent.Targets(of_weights, 0, sizes[0], sizes[0] + sizes[1])
+    dy, dhT, dcT = (device.get(array) for array in upstream)
+    dx, dh, dc = recurrent.backward(there, data.kept, dy, dhT, dcT, targets)
     if there.ids is not None:
         rows, dx = dx, device.empty(call.x.size, call.x.dtype)
         embedding.scatter_add(device, embedding.sort(device, there.ids), rows, dx, *call.x.shape)

@@ -47,7 +47,8 @@ class Description(NamedTuple):
 def describe(model: Any) -> Description | None:
     """The model as it is now, None where it cannot train on a device."""
     backend = _backend(model.layers)
-    if backend is None or any(getattr(type(model), name) is not getattr(Chain, name) for name in ("run", "run_backward")):
+    kind = type(model)
+    if backend is None or kind.run is not Chain.run or kind.run_backward is not Chain.run_backward:
         return None
     if type(model.optimizer) not in _OPTIMIZERS or type(model.loss) not in _LOSSES:
         return None
@@ -191,7 +192,7 @@ class DevicePass(Pass):
     def loss(self) -> float:
         if self._read < self.done:
             for k, (loss, *sums) in enumerate(self._training.results(self._read, self.done), self._read):
-                self._loss += loss.total / loss.count * self.samples(k)
+                self._loss += loss.total / loss.values * self.samples(k)
                 for metric, result in zip(self.model.metrics, sums, strict=True):
                     metric.add(*result)
             self._read = self.done
@@ -199,7 +200,7 @@ class DevicePass(Pass):
 
 
 def _update(optimizer: optimizers.Optimizer) -> Update:
-    rule, _, _, _, *numbers = optimizer.rule()
+    rule, _, _, _, rate, beta_1, beta_2, epsilon, nesterov = optimizer.rule()
     clips = {"norm": optimizer.clipnorm, "global_norm": optimizer.global_clipnorm, "value": optimizer.clipvalue}
     clip, limit = next(((name, limit) for name, limit in clips.items() if limit), (None, 0.0))
-    return Update(rule, *numbers, clip, limit)
+    return Update(rule, rate, beta_1, beta_2, epsilon, nesterov, clip, limit)

@@ -145,7 +145,7 @@ class Optimizer:
         raise NotImplementedError
 
     def rule(self) -> tuple[Any, ...]:
-        """The next step as a backend's `optimize` takes it: name, slots m, v, a, rate, beta_1, beta_2, epsilon, nesterov."""
+        """The next step as `optimize` takes it: name, slots m, v, a, rate, beta_1, beta_2, epsilon, nesterov."""
         raise NotImplementedError
 
     def _clip(self, g: np.ndarray) -> np.ndarray:

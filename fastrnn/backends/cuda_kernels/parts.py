@@ -9,7 +9,7 @@ import numpy as np
 
 from fastrnn.backends.contract import Part
 
-from . import embedding, layer, plain
+from . import embedding, plain, recurrent
 from .device import Device
 from .products import Matrix, Rows, flat, multiply
 
@@ -116,7 +116,7 @@ class Recurrent(Runner):
     def forward(self, values: Values, factors: tuple[Any, Any], training: bool) -> Values:
         part, (W, U, *b) = self.part, self.weights.arrays
         B, T, I = values.shape
-        self._layer = layer.Layer(
+        self._layer = recurrent.Layer(
             *(self.memory, 4 if part.kind == "lstm" else 3, B, T, I, part.units),
             *(values.array, values.ids, W, U, b[0] if b else None, None, None, values.mask, *factors),
             backwards=part.go_backwards,
@@ -125,15 +125,15 @@ class Recurrent(Runner):
             training=training,
             reset_after=part.kind == "gru",
         )
-        out = layer.forward(self._layer)
+        out = recurrent.forward(self._layer)
         self._kept = out.kept
         if part.return_sequences:
             return values._replace(array=out.y, shape=(B, T, part.units), ids=None)
         return Values(out.y, (B, part.units), values.batch)
 
     def backward(self, gradient: Any, wanted: bool) -> Any:
-        targets = layer.Targets(self.weights.gradients, *(*self.weights.at, 0)[:3])
-        return layer.backward(self._layer, self._kept, gradient, None, None, targets, wants_dx=wanted)[0]
+        targets = recurrent.Targets(self.weights.gradients, *(*self.weights.at, 0)[:3])
+        return recurrent.backward(self._layer, self._kept, gradient, None, None, targets, wants_dx=wanted)[0]
 
 
 class Dense(Runner):

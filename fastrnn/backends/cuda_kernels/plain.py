@@ -425,5 +425,3 @@ def codes(names: tuple[str, ...]) -> tuple[int, ...]:
 def row_width(name: str, units: int) -> int:
     """How many numbers an activation takes together."""
     return units if name == "softmax" else 1
-
-

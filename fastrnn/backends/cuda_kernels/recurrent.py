@@ -24,7 +24,7 @@ class Layer(NamedTuple):
     gates: int  # 4 for LSTM, 3 for GRU
     B: int
     T: int
-    I: int  # noqa: E741 - as everywhere
+    I: int
     H: int
     x: Any
     ids: Any
@@ -165,7 +165,7 @@ def backward(
 
 def _recurrent_gradients(layer: Layer, kept: Kept, targets: Targets, dgates: Any, dq: Any) -> None:
     """dU, and that of GRU's recurrent bias."""
-    device, gates, B, T, I, H = layer[:6]
+    device, gates, B, T, _, H = layer[:6]
     array, _, U_at, b_at = targets
     GH = gates * H
     # how many gates, from which on, saw which states, under masks or not, and their gradients
