@@ -27,7 +27,7 @@ if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
 from numba import cuda, from_dtype, types
 from numba.cuda import dispatcher
 
-from fastrnn.backends.cuda_kernels import embedding, gru, lstm, products, sweep
+from fastrnn.backends.cuda_kernels import embedding, gru, lstm, plain, products, sweep, updates
 
 # The lowest that is promised, and a new one.
 CAPABILITIES = [(7, 0), (9, 0)]
@@ -49,7 +49,7 @@ def capability(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     """A GPU of this kind, as far as the compiler asks for one; and kernels that were made for no other."""
     device = SimpleNamespace(compute_capability=request.param)
     monkeypatch.setattr(dispatcher, "get_current_device", lambda: device)
-    for module in (sweep, lstm, gru, products, embedding):
+    for module in (sweep, lstm, gru, products, embedding, plain, updates):
         for value in vars(module).values():
             if hasattr(value, "cache_clear"):
                 value.cache_clear()
@@ -135,3 +135,43 @@ def test_the_others(capability: tuple[int, int], real: Any, tmp_path: Path) -> N
     for kernel, more in ((products._transpose_kernel(real), {}), (embedding._sort_kernel(), {"size": types.int64})):
         name = f"{kernel.py_func.__name__} {real.__name__}"
         assemble(name, kernel, arguments(kernel, others=types.int64, **{**arrays, **more}), capability, 256, tmp_path)
+
+
+ACTIVATIONS = ("sigmoid", "tanh", "relu", "softmax")
+CROSS_ENTROPIES = ("binary_crossentropy", "categorical_crossentropy", "sparse_categorical_crossentropy")
+ENDS = [("mean_squared_error", "predictions"), ("mean_absolute_error", "predictions")]
+ENDS += [(loss, source) for loss in CROSS_ENTROPIES for source in ("linked", "predictions")]
+# rule, slots m and a, nesterov, clipping
+UPDATES: list[tuple[str, bool, bool, bool, str | None]] = [
+    ("sgd", True, False, True, "norm"),
+    ("rmsprop", True, True, False, "value"),
+    ("adam", True, True, False, None),
+]
+
+
+@pytest.mark.parametrize("real", [np.float32, np.float64])
+@pytest.mark.parametrize("capability", CAPABILITIES, indirect=True, ids=str)
+def test_training(capability: tuple[int, int], real: Any, tmp_path: Path) -> None:
+    reals, bytes_, longs = array(real), array(np.uint8), array(np.int64)
+
+    def run(name: str, kernel: Any, **kinds: Any) -> None:
+        signature = arguments(kernel, **{"count": types.int64, "width": types.int64, **kinds})
+        assemble(f"{name} {real.__name__}", kernel, signature, capability, 256, tmp_path)
+
+    run("scale", plain.scale_kernel(), others=reals)
+    run("find_words", plain.mask_kernel(), mask=bytes_, ids=array(np.int32), others=reals)
+    for name in ACTIVATIONS:
+        run(name, plain.activation_kernel(real, name), others=reals)
+        run(f"{name}, gradient", plain.activation_gradient_kernel(real, name), others=reals)
+    number = from_dtype(np.dtype(real))
+    for loss, source in ENDS:
+        sparse = loss.startswith("sparse")
+        metrics = (2,) if sparse else (0, 1, 3, 4)
+        kernel = plain.end_kernel(real, loss, source, metrics, True)
+        kinds = {"size": sizes(plain.End), "mask": bytes_, "valid": number, "share": number}
+        run(f"end, {loss}, {source}", kernel, y=longs if sparse else reals, **kinds, others=reals)
+    for whole in (False, True):
+        run("norms", updates.norm_kernel(real, whole), ends=longs, limit=number, others=reals)
+    for update in UPDATES:
+        numbers = dict.fromkeys(("rate", "beta_1", "beta_2", "rest_1", "rest_2", "epsilon", "limit"), number)
+        run(f"update {update}", updates.update_kernel(real, *update), ends=longs, **numbers, others=reals)

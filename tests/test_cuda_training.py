@@ -23,7 +23,7 @@ if os.environ.get("NUMBA_ENABLE_CUDASIM") != "1" or fr.available_backends()["cud
 
 from conftest import PoisonedNumpy
 from fastrnn import textbook
-from fastrnn.backends.cuda_kernels import simulated
+from fastrnn.backends.cuda_kernels import products, simulated
 from fastrnn.backends.cuda_kernels.device import Device
 from fastrnn.backends.cuda_training import Training
 from fastrnn.training.on_device import describe
@@ -84,6 +84,7 @@ def small(backend: str) -> fr.Sequential:
     layers = [fr.Embedding(5, 2, dtype="float64"), fr.GRU(1, backend=backend, dtype="float64")]
     model = fr.Sequential([*layers, fr.Dense(1, "sigmoid", dtype="float64")])
     model.compile(fr.Adam(0.1), "binary_crossentropy", ["accuracy"])
+    model.build((None, 2))
     return model
 
 
@@ -108,7 +109,6 @@ def test_checkpoints_and_early_stopping(tmp_path: Path) -> None:
     training.assert_same(*models, TOLERANCE)
     # and on from there, optimizer and all, on the backend that had no part in it
     other = small("reference")
-    other.build(X.shape)
     other.load_weights(tmp_path / "cuda.weights.h5")
     for model in (other, models[1]):
         fr.set_seed(23)
@@ -180,7 +180,6 @@ def test_evaluate_alone() -> None:
 def test_what_does_not_train_on_the_device(on_device: list[int]) -> None:
     def described(change: Any) -> Any:
         model = small("cuda")
-        model.build(X.shape)
         change(model)
         return describe(model)
 
@@ -210,7 +209,7 @@ def test_what_does_not_train_on_the_device(on_device: list[int]) -> None:
 
 
 class Counted:
-    """Launches by kernel and copies, without carrying launches out."""
+    """Launches and copies of a step, as on a large GPU; launches are not carried out."""
 
     def __init__(self) -> None:
         self.launches: list[str] = []
@@ -222,7 +221,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Counted]]:
     """What each step of training does."""
     steps: list[Counted] = []
     now = Counted()
-    to_device, give, train = Device.to_device, Device.give, Training.train
+    init, to_device, give, train = Device.__init__, Device.to_device, Device.give, Training.train
 
     def step(self: Training, *rest: Any) -> None:
         nonlocal now
@@ -230,6 +229,10 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Counted]]:
         steps.append(now)
         train(self, *rest)
         now = Counted()
+
+    def large(self: Device, *arrays: Any) -> None:
+        init(self, *arrays)
+        self.processors = 132
 
     def copied(real: Any) -> Any:
         def copy(*arguments: Any, **options: Any) -> Any:
@@ -240,6 +243,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Counted]]:
 
     with monkeypatch.context() as patch:
         patch.setattr(Training, "train", step)
+        patch.setattr(Device, "__init__", large)
+        patch.setattr(products, "SIDE", 16)
+        patch.setattr(products, "FLAT_THREADS", 256)
         patch.setattr(Device, "launch", lambda device, kernel, *rest, **more: now.launches.append(kernel.fn.__name__))
         patch.setattr(Device, "to_device", copied(to_device))
         patch.setattr(Device, "give", copied(give))
@@ -250,7 +256,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Counted]]:
 
 @pytest.mark.parametrize(
     ("name", "launches", "copies"),
-    [("lstm", 0, 0), ("dropout", 0, 1), ("both dropouts", 0, 1), ("stacked", 0, 1), ("gru", 0, 0)],
+    [("lstm", 13, 0), ("dropout", 13, 1), ("both dropouts", 14, 1), ("stacked", 22, 1), ("gru", 16, 0)],
 )
 def test_a_step(monkeypatch: pytest.MonkeyPatch, name: str, launches: int, copies: int) -> None:
     """At the chapter's sizes a step is so many launches, whatever T is; what is copied are dropout's factors."""

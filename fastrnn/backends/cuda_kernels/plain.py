@@ -367,16 +367,16 @@ def end_kernel(real: Any, loss: str, source: str, metrics: tuple[int, ...], dens
     zero, from_logits = real(0), source != "predictions"
     enter, leave = _LOSSES[loss](real, from_logits)
     measure = _measure(real, loss == "sparse_categorical_crossentropy")
-    count = len(metrics)
+    sums = 1 + len(metrics)
     linked = source == "linked"
     kinds = metrics or (0,)
 
     @cuda.jit
     def end(size, dz, dx, results, z, x, W, b, y, weights, mask, valid, share):
-        parts = cuda.shared.array((1 + count, FLAT_THREADS), real)
+        parts = cuda.shared.array((sums, FLAT_THREADS), real)
         thread, row = cuda.threadIdx.x, cuda.grid(1)
         width = size.width
-        for k in range(1 + count):
+        for k in range(sums):
             parts[k, thread] = zero
         if row < size.rows:
             at = row * width
@@ -392,8 +392,8 @@ def end_kernel(real: Any, loss: str, source: str, metrics: tuple[int, ...], dens
                 weight *= weights[row]
             parts[0, thread] = enter(dz, z, y, row, width) * weight
             if counts:
-                for k in range(count):
-                    parts[1 + k, thread] = measure(kinds[k], dz if linked else z, y, row, width)
+                for k in range(1, sums):
+                    parts[k, thread] = measure(kinds[k - 1], dz if linked else z, y, row, width)
             leave(dz, z, y, row, width)
             for c in range(width):
                 dz[at + c] *= weight * share
@@ -407,11 +407,11 @@ def end_kernel(real: Any, loss: str, source: str, metrics: tuple[int, ...], dens
         while step > 0:
             cuda.syncthreads()
             if thread < step:
-                for k in range(1 + count):
+                for k in range(sums):
                     parts[k, thread] += parts[k, thread + step]
             step //= 2
         if thread == 0:
-            for k in range(1 + count):
+            for k in range(sums):
                 results[size.at + k * size.blocks + cuda.blockIdx.x] = parts[k, 0]
 
     return end
