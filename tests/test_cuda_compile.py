@@ -122,19 +122,29 @@ def test_sweeps(capability: tuple[int, int], variant: tuple[Any, ...], real: Any
 def test_the_others(capability: tuple[int, int], real: Any, tmp_path: Path) -> None:
     reals, ids, longs = array(real), array(np.int32), array(np.int64)
     arrays = dict.fromkeys(("c", "a", "b", "bias", "parts", "out", "mask", "table", "dy"), reals)
-    arrays |= {"order": longs, "sorted_ids": longs, "ids": ids, "bad": ids, "size": sizes(products.Sizes)}
-    for kernel in (
-        products._product_kernel(real),
-        products._sum_kernel(real),
-        embedding._gather_kernel(real),
-        embedding._segments_kernel(real),
-        embedding._find_kernel(),
-    ):
+    arrays |= {"order": longs, "sorted_ids": longs, "ids": ids, "bad": ids}
+    # for one product, and for those that a layer's weights take
+    several = [
+        {
+            **{name: types.UniTuple(reals, n) for name in ("a_s", "masks", "b_s")},
+            **{"ids_s": types.UniTuple(ids, n), "sizes": types.UniTuple(sizes(products.Sizes), n)},
+            "sums": types.UniTuple(sizes(products.Sum), n),
+        }
+        for n in (1, 3)
+    ]
+    kernels: list[tuple[Any, dict[str, Any]]] = [
+        *((products._product_kernel(real), more) for more in several),
+        *((products._sum_kernel(real), more) for more in several),
+        (products._transpose_kernel(real), {}),
+        (embedding._gather_kernel(real), {}),
+        (embedding._segments_kernel(real), {}),
+        (embedding._find_kernel(), {}),
+        (embedding._sort_kernel(), {}),
+    ]
+    for kernel, more in kernels:
         name = f"{kernel.py_func.__name__} {real.__name__}"
-        assemble(name, kernel, arguments(kernel, others=types.int64, **arrays), capability, 256, tmp_path)
-    for kernel, more in ((products._transpose_kernel(real), {}), (embedding._sort_kernel(), {"size": types.int64})):
-        name = f"{kernel.py_func.__name__} {real.__name__}"
-        assemble(name, kernel, arguments(kernel, others=types.int64, **{**arrays, **more}), capability, 256, tmp_path)
+        signature = arguments(kernel, others=types.int64, **arrays, **more)
+        assemble(name, kernel, signature, capability, 256, tmp_path)
 
 
 ACTIVATIONS = ("sigmoid", "tanh", "relu", "softmax")

@@ -256,7 +256,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Counted]]:
 
 @pytest.mark.parametrize(
     ("name", "launches", "copies"),
-    [("lstm", 13, 0), ("dropout", 13, 1), ("both dropouts", 14, 1), ("stacked", 22, 1), ("gru", 16, 0)],
+    [("lstm", 10, 0), ("dropout", 10, 1), ("both dropouts", 11, 1), ("stacked", 15, 1), ("gru", 10, 0)],
 )
 def test_a_step(monkeypatch: pytest.MonkeyPatch, name: str, launches: int, copies: int) -> None:
     """At the chapter's sizes a step is so many launches, whatever T is; what is copied are dropout's factors."""

@@ -12,6 +12,7 @@ from .arrays import CudaArray
 from .contract import Call, Gradients
 from .cuda_kernels import embedding, recurrent
 from .cuda_kernels.device import Device, why_not
+from .cuda_kernels.products import multiply
 from .cuda_training import Training
 
 if (reason := why_not()) is not None:
@@ -62,7 +63,8 @@ def _backward(call: Call, data: Data, dy: Any, dhT: Any, dcT: Any) -> Gradients:
     of_weights = device.empty(sum(sizes), call.x.dtype)
     targets = recurrent.Targets(of_weights, 0, sizes[0], sizes[0] + sizes[1])
     dy, dhT, dcT = (device.get(array) for array in upstream)
-    dx, dh, dc = recurrent.backward(there, data.kept, dy, dhT, dcT, targets)
+    dx, dh, dc, products = recurrent.backward(there, data.kept, dy, dhT, dcT, targets)
+    multiply(device, *products)
     if there.ids is not None:
         rows, dx = dx, device.empty(call.x.size, call.x.dtype)
         embedding.scatter_add(device, embedding.sort(device, there.ids), rows, dx, *call.x.shape)

@@ -16,7 +16,7 @@ from .contract import Goal, Part, Result, Update
 from .cuda_kernels import embedding, plain, updates
 from .cuda_kernels.device import Device
 from .cuda_kernels.parts import RUNNERS, Dense, Embedding, Memory, Recurrent, Values, Weights
-from .cuda_kernels.products import flat
+from .cuda_kernels.products import Product, flat, multiply
 
 # A last Dense of up to this many weights is computed along with the loss, one thread to a row.
 SMALL_DENSE = 256
@@ -48,9 +48,12 @@ class Training:
         ends = [*(start for start, _ in spans), count]
         self._ends = {"norm": self._to_device(np.array(ends)), "global_norm": self._to_device(np.array([0, count]))}
         self._scales = self._device.empty(len(spans), dtype)
+        self._products: list[Product] = []
         views = {start: self._w[start:end] for start, end in spans}
         self._runners = [
-            RUNNERS[part.kind](part, self._step_memory, Weights([views[at] for at in part.at], self._g, part.at))
+            RUNNERS[part.kind](
+                part, self._step_memory, Weights([views[at] for at in part.at], self._g, part.at, self._products)
+            )
             for part in parts
         ]
         # gradients of what comes before are of no use
@@ -153,6 +156,8 @@ class Training:
             runner, wanted = self._runners[place], place > self._first
             if runner is not self._small:  # its own are there
                 gradient = runner.backward(gradient, wanted)
+        multiply(self._step_memory, *self._products)
+        self._products.clear()
         self._update(update)
 
     def test(self, k: int) -> None:

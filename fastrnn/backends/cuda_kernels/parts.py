@@ -11,7 +11,7 @@ from fastrnn.backends.contract import Part
 
 from . import embedding, plain, recurrent
 from .device import Device
-from .products import Matrix, Rows, flat, multiply
+from .products import Matrix, Product, Rows, flat, multiply
 
 
 class Memory(Device):
@@ -57,11 +57,13 @@ class Values(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """A part's weights, and where in the array of all gradients theirs go."""
+    """A part's weights, and where in the array of all gradients theirs go. `products` collects the products that make
+    them, those of all parts, to be launched together."""
 
     arrays: list[Any]
     gradients: Any
     at: tuple[int, ...]
+    products: list[Product]
 
 
 class Runner:
@@ -133,7 +135,9 @@ class Recurrent(Runner):
 
     def backward(self, gradient: Any, wanted: bool) -> Any:
         targets = recurrent.Targets(self.weights.gradients, *(*self.weights.at, 0)[:3])
-        return recurrent.backward(self._layer, self._kept, gradient, None, None, targets, wants_dx=wanted)[0]
+        got = recurrent.backward(self._layer, self._kept, gradient, None, None, targets, wants_dx=wanted)
+        self.weights.products.extend(got.products)
+        return got.dx
 
 
 class Dense(Runner):
@@ -146,7 +150,7 @@ class Dense(Runner):
         self.take(values)
         z = self.memory.empty(values.rows * units, dtype)
         of_x, of_W = Rows(Matrix(values.array, self.part.inputs)), Matrix(W, units)
-        multiply(self.memory, Matrix(z, units), of_x, of_W, (values.rows, units, self.part.inputs), *b)
+        multiply(self.memory, Product(Matrix(z, units), of_x, of_W, (values.rows, units, self.part.inputs), *b))
         self._y, shape = z, (*values.shape[:-1], units)
         if not self._is_linear:
             self._y = self.memory.empty(z.size, dtype)
@@ -166,7 +170,7 @@ class Dense(Runner):
         inputs, units = self.part.inputs, self.part.units
         dx = self.memory.empty(self._rows * inputs, gradient.dtype)
         of_z, of_W = Rows(Matrix(gradient, units)), Matrix(self.weights.arrays[0], units)
-        multiply(self.memory, Matrix(dx, inputs), of_z, of_W.T, (self._rows, inputs, units))
+        multiply(self.memory, Product(Matrix(dx, inputs), of_z, of_W.T, (self._rows, inputs, units)))
         return dx
 
     def take(self, values: Values) -> None:
@@ -178,7 +182,8 @@ class Dense(Runner):
         W_at, *b_at = self.weights.at
         dW, of_x = Matrix(self.weights.gradients, units, at=W_at), Rows(Matrix(self._x, inputs), turned=True)
         sums = b_at[0] - W_at if b_at else None
-        multiply(self.memory, dW, of_x, Matrix(dz, units), (inputs, units, self._rows), sums=sums, split=True)
+        shape = (inputs, units, self._rows)
+        self.weights.products.append(Product(dW, of_x, Matrix(dz, units), shape, sums=sums, split=True))
 
     @property
     def _is_linear(self) -> bool:

@@ -21,6 +21,8 @@ TILE = 4
 DEPTH = 16
 # A thread of the kernels that go over an array has one of its numbers.
 FLAT_THREADS = 8 if SIMULATED else 256
+# In one launch: what the kernel is told of them must fit into 4 KB.
+MOST_PRODUCTS = 6
 
 
 class Matrix(NamedTuple):
@@ -47,6 +49,11 @@ class Masks(NamedTuple):
     F: int
     first: int = 0  # the first group's
 
+    @property
+    def size(self) -> int:
+        """Of one group's."""
+        return self.B * self.F
+
 
 class Rows(NamedTuple):
     """The left factor: a matrix of rows, from a table where there are ids, under masks where there are some, and
@@ -58,14 +65,36 @@ class Rows(NamedTuple):
     turned: bool = False
 
 
-class Sizes(NamedTuple):
-    """What the kernel is told beside arrays; all integers, flags 0 or 1. c, a and b are as in `multiply`."""
+class Product(NamedTuple):
+    """c (M, N), of adjacent columns, = a (M, K) b (K, N) + bias, for each group; shape is (M, N, K).
 
+    With `c_masks`, c is one matrix: the sum over the groups of their products under their masks. `sums` is where, from
+    where c begins, the sums over b's rows go, for each group. `split` lets blocks share the sum over a long K; then the
+    order of a sum depends on what else is launched too.
+    """
+
+    c: Matrix
+    a: Rows
+    b: Matrix
+    shape: tuple[int, int, int]
+    bias: Any = None
+    groups: int = 1
+    sums: int | None = None
+    c_masks: Masks | None = None
+    split: bool = False
+
+
+class Sizes(NamedTuple):
+    """What the kernel is told of a product beside arrays; all integers, flags 0 or 1."""
+
+    first: int  # of its blocks
+    down: int  # tiles of c
+    across: int
     M: int
     N: int
     K: int
-    depth: int  # how much of K a layer of the grid sums
     layers: int
+    depth: int  # how much of K a layer sums
     ones: int  # the row of c that is b's sums, -1 for none
     c_row: int
     c_at: int
@@ -90,21 +119,41 @@ class Sizes(NamedTuple):
     biased: int
 
 
+class Sum(NamedTuple):
+    """What the kernel that adds parts up is told of a product: c as above, and its parts (groups, parts, M, N)."""
+
+    first: int  # of its threads
+    M: int
+    N: int
+    parts: int
+    ones: int
+    c_row: int
+    c_at: int
+    c_group: int
+    c_ones: int
+    parts_at: int
+
+
 @functools.cache
 def _product_kernel(real: Any) -> Any:
     zero, one = real(0), real(1)
     side, edge = SIDE, SIDE * TILE
 
     @cuda.jit
-    def product(size, c, a, ids, mask, b, bias):
+    def product(sizes, c, bias, a_s, ids_s, masks, b_s):
         a_tile = cuda.shared.array((DEPTH, edge), real)
         b_tile = cuda.shared.array((DEPTH, edge), real)
         sums = cuda.local.array((TILE, TILE), real)
-        thread = cuda.threadIdx.x
-        m0, n0 = cuda.blockIdx.x * edge, cuda.blockIdx.y * edge
-        # each layer of the grid sums its own part of K, for one group
-        group = cuda.blockIdx.z // size.layers
-        k_first = cuda.blockIdx.z % size.layers * size.depth
+        thread, which = cuda.threadIdx.x, 0
+        while which + 1 < len(sizes) and cuda.blockIdx.x >= sizes[which + 1].first:
+            which += 1
+        size, a, ids, mask, b = sizes[which], a_s[which], ids_s[which], masks[which], b_s[which]
+        block = cuda.blockIdx.x - size.first
+        m0, n0 = block % size.down * edge, block // size.down % size.across * edge
+        layer = block // (size.down * size.across)
+        # each layer sums its own part of K, for one group
+        group = layer // size.layers
+        k_first = layer % size.layers * size.depth
         k_last = min(k_first + size.depth, size.K)
         a_at, b_at = size.a_at + group * size.a_group, size.b_at + group * size.b_group
         mask_at = size.mask_at + group * size.mask_group
@@ -148,7 +197,7 @@ def _product_kernel(real: Any) -> Any:
                     if size.c_masked:
                         total *= mask[mask_at + m // size.mask_time * size.mask_width + n]
                     row = size.c_ones if m == size.ones else m * size.c_row
-                    c[size.c_at + cuda.blockIdx.z * size.c_layer + row + n] = total
+                    c[size.c_at + layer * size.c_layer + row + n] = total
 
     return product
 
@@ -156,15 +205,21 @@ def _product_kernel(real: Any) -> Any:
 @functools.cache
 def _sum_kernel(real: Any) -> Any:
     @cuda.jit
-    def sum_parts(c, c_row, c_at, c_group, ones, c_ones, parts, count, M, N, groups):
-        e = cuda.grid(1)
-        if e < groups * M * N:
-            group, m, n = e // (M * N), e // N % M, e % N
-            first = group * count * M * N + m * N + n
-            total = parts[first]
-            for part in range(1, count):
-                total += parts[first + part * M * N]
-            c[c_at + group * c_group + (c_ones if m == ones else m * c_row) + n] = total
+    def sum_parts(sums, c, parts, total):
+        e, which = cuda.grid(1), 0
+        if e < total:
+            while which + 1 < len(sums) and e >= sums[which + 1].first:
+                which += 1
+            size = sums[which]
+            e -= size.first
+            each = size.M * size.N
+            group, m, n = e // each, e // size.N % size.M, e % size.N
+            at = size.parts_at + group * size.parts * each + m * size.N + n
+            value = parts[at]
+            for part in range(1, size.parts):
+                value += parts[at + part * each]
+            row = size.c_ones if m == size.ones else m * size.c_row
+            c[size.c_at + group * size.c_group + row + n] = value
 
     return sum_parts
 
@@ -185,79 +240,73 @@ def flat(count: int) -> tuple[int, int]:
     return max(1, -(-count // FLAT_THREADS)), FLAT_THREADS
 
 
-def multiply(
-    device: Device,
-    c: Matrix,
-    a: Rows,
-    b: Matrix,
-    shape: tuple[int, int, int],
-    bias: Any = None,
-    *,
-    groups: int = 1,
-    sums: int | None = None,
-    c_masks: Masks | None = None,
-    split: bool = False,
-) -> None:
-    """c (M, N), of adjacent columns, = a (M, K) b (K, N) + bias, for each group; shape is (M, N, K).
-
-    With `c_masks`, c is one matrix: the sum over the groups of their products under their masks. `sums` is where in c's
-    array, from where c begins, the sums over b's rows go, for each group. `split` lets blocks share the sum over a long
-    K; then the order of a sum depends on M and N too.
-    """
+def multiply(device: Device, *products: Product) -> None:
+    """Carries products out that go into one array, in one launch and, where some are split, another that adds up. At
+    most one of them has a bias."""
     if cupy is not None:
-        _multiply_by_cupy(device, c, a, b, shape, bias, groups, sums, c_masks)
+        for product in products:
+            _multiply_by_cupy(device, product)
         return
-    (M, N, K), dtype = shape, c.array.dtype
-    ones = -1 if sums is None else M
-    M += sums is not None
-    edge = SIDE * TILE
-    across, down = -(-N // edge), -(-M // edge)
-    layers = max(1, min(-(-K // 256), 2 * device.processors // (across * down * groups))) if split else 1
-    depth = max(1, -(-K // layers))
-    layers = max(1, -(-K // depth))
-    added = groups if c_masks is not None else 1  # groups that become one matrix
-    direct = layers * added == 1
-    to = c if direct else Matrix(device.empty(layers * groups * M * N, dtype), N, group=M * N)
-    masks = a.masks or c_masks
-    of_a = a.matrix
-    nothing = device.empty(1, np.int32) if a.ids is None else a.ids
-    size = Sizes(
-        **dict(M=M, N=N, K=K, depth=depth, layers=layers, ones=ones),
-        **dict(c_row=to.row, c_at=to.at, c_layer=to.group, c_ones=(sums or 0) if direct else ones * N),
-        **dict(a_row=of_a.row, a_column=of_a.column, a_at=of_a.at, a_group=of_a.group),
-        **dict(turned=int(a.turned), looked_up=int(a.ids is not None)),
-        **dict(a_masked=int(a.masks is not None), c_masked=int(c_masks is not None)),
-        mask_at=0 if masks is None else masks.first * masks.B * masks.F,
-        mask_group=0 if masks is None else masks.B * masks.F,
-        mask_width=1 if masks is None else masks.F,
-        mask_time=1 if masks is None else masks.T,
-        **dict(b_row=b.row, b_column=b.column, b_at=b.at, b_group=b.group),
-        biased=int(bias is not None),
-    )
-    # in place of an array that is not there, one that the kernel does not look at
-    arrays = (to.array, of_a.array, nothing, b.array if masks is None else masks.array, b.array)
-    kernel = _product_kernel(dtype.type)
+    for first in range(0, len(products), MOST_PRODUCTS):
+        _launch(device, products[first : first + MOST_PRODUCTS])
+
+
+def _launch(device: Device, products: tuple[Product, ...]) -> None:
+    c, edge = products[0].c.array, SIDE * TILE
+    tiles = [(-(-(p.shape[0] + (p.sums is not None)) // edge), -(-p.shape[1] // edge)) for p in products]
+    blocks = sum(down * across * p.groups for (down, across), p in zip(tiles, products, strict=True))
+    layers = []
+    for product in products:
+        K = product.shape[2]
+        wanted = max(1, min(-(-K // 256), 2 * device.processors // blocks)) if product.split else 1
+        layers.append(max(1, -(-K // max(1, -(-K // wanted)))))
+    direct = all(k * (1 if p.c_masks is None else p.groups) == 1 for k, p in zip(layers, products, strict=True))
+
+    sizes: list[Sizes] = []
+    sums: list[Sum] = []
+    blocks = threads = parts_size = 0
+    for product, (down, across), k in zip(products, tiles, layers, strict=True):
+        (M, N, K), to, of_a, of_b, groups = product.shape, product.c, product.a.matrix, product.b, product.groups
+        ones = -1 if product.sums is None else M
+        M += product.sums is not None
+        masks = product.a.masks or product.c_masks
+        there = (to.row, to.at, to.group, product.sums or 0) if direct else (N, parts_size, M * N, ones * N)
+        sizes.append(
+            Sizes(
+                *(blocks, down, across, M, N, K, k, max(1, -(-K // k)), ones, *there),
+                *(of_a.row, of_a.column, of_a.at, of_a.group, int(product.a.turned), int(product.a.ids is not None)),
+                *(int(product.a.masks is not None), int(product.c_masks is not None)),
+                *((0, 0, 1, 1) if masks is None else (masks.first * masks.size, masks.size, masks.F, masks.T)),
+                *(of_b.row, of_b.column, of_b.at, of_b.group, int(product.bias is not None)),
+            )
+        )
+        added = 1 if product.c_masks is None else groups  # groups that become one matrix
+        sums.append(Sum(threads, M, N, k * added, ones, to.row, to.at, to.group, product.sums or 0, parts_size))
+        blocks += down * across * k * groups
+        threads += groups // added * M * N
+        parts_size += groups * k * M * N
+    # in place of arrays that are not there, some that the kernel does not look at
+    ids = next((p.a.ids for p in products if p.a.ids is not None), None)
+    if ids is None:
+        ids = device.empty(1, np.int32)
+    bias = next((p.bias for p in products if p.bias is not None), c)
+    masked = [p.a.masks or p.c_masks for p in products]
+    target = c if direct else device.empty(parts_size, c.dtype)
     device.launch(
-        kernel, (down, across, layers * groups), SIDE * SIDE, size, *arrays, b.array if bias is None else bias
+        _product_kernel(c.dtype.type),
+        *(blocks, SIDE * SIDE),
+        *(tuple(sizes), target, bias),
+        tuple(p.a.matrix.array for p in products),
+        tuple(ids if p.a.ids is None else p.a.ids for p in products),
+        tuple(c if masks is None else masks.array for masks in masked),
+        tuple(p.b.array for p in products),
     )
     if not direct:
-        kept = groups // added
-        ends = (c.array, c.row, c.at, c.group, ones, sums or 0, to.array, layers * added, M, N, kept)
-        device.launch(_sum_kernel(dtype.type), *flat(kept * M * N), *ends)
+        device.launch(_sum_kernel(c.dtype.type), *flat(threads), tuple(sums), c, target, threads)
 
 
-def _multiply_by_cupy(
-    device: Device,
-    c: Matrix,
-    a: Rows,
-    b: Matrix,
-    shape: tuple[int, int, int],
-    bias: Any,
-    groups: int,
-    sums: int | None,
-    c_masks: Masks | None,
-) -> None:
-    M, N, K = shape
+def _multiply_by_cupy(device: Device, product: Product) -> None:
+    c, a, b, (M, N, K), bias, groups, sums, c_masks, _ = product
     rows, columns = (K, M) if a.turned else (M, K)
     with cupy.cuda.ExternalStream(device.stream_pointer):
         for g in range(groups):
@@ -286,9 +335,8 @@ def _view(matrix: Matrix, group: int, rows: int, columns: int) -> Any:
 
 def _mask_view(masks: Masks, group: int) -> Any:
     """(B, 1, F)"""
-    size = masks.B * masks.F
-    first = (masks.first + group) * size
-    return cupy.asarray(masks.array)[first : first + size].reshape(masks.B, 1, masks.F)
+    first = (masks.first + group) * masks.size
+    return cupy.asarray(masks.array)[first : first + masks.size].reshape(masks.B, 1, masks.F)
 
 
 def transpose(device: Device, a: Any, rows: int, columns: int, at: int = 0) -> Any:

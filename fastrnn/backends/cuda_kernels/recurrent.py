@@ -13,7 +13,7 @@ import numpy as np
 
 from . import gru, lstm
 from .device import Device
-from .products import Masks, Matrix, Rows, multiply, transpose
+from .products import Masks, Matrix, Product, Rows, multiply, transpose
 from .sweep import Plan, Sizes, make_plan
 
 
@@ -86,6 +86,16 @@ class Targets(NamedTuple):
     b: int
 
 
+class Gradients(NamedTuple):
+    """dx is that of the rows that were looked up, where there are ids; dc0 is None for GRU. `products` are those that
+    the weights' gradients are still to be made by, so that they can be launched with others."""
+
+    dx: Any
+    dh0: Any
+    dc0: Any
+    products: list[Product]
+
+
 def forward(layer: Layer) -> Outputs:
     """The outputs and final states; c is None for GRU."""
     device, gates, B, T, I, H = layer[:6]
@@ -95,7 +105,7 @@ def forward(layer: Layer) -> Outputs:
     N = GH // layer.groups
     bias = layer.b[:GH] if layer.b is not None else None
     of_gates, of_W = Matrix(kept.gates, GH, group=N), Matrix(layer.W, GH, group=N)
-    multiply(device, of_gates, layer.inputs, of_W, (B * T, N, I), bias, groups=layer.groups)
+    multiply(device, Product(of_gates, layer.inputs, of_W, (B * T, N, I), bias, layer.groups))
 
     # what h must be seen as, besides as it is: under each gate's mask; and q, where the reset comes before
     early = gates if lstm_cell or layer.reset_after else 2
@@ -123,8 +133,8 @@ def forward(layer: Layer) -> Outputs:
 
 def backward(
     layer: Layer, kept: Kept, dy: Any, dhT: Any, dcT: Any, targets: Targets, *, wants_dx: bool = True
-) -> tuple[Any, Any, Any]:
-    """dx (of the rows that were looked up, where there are ids; None unless wanted), dh0 and dc0 (None for GRU)."""
+) -> Gradients:
+    """The gradients; dx is None unless wanted."""
     device, gates, B, T, I, H = layer[:6]
     dtype, GH = layer.x.dtype, gates * H
     plan = _plan(layer, gates)
@@ -154,18 +164,18 @@ def backward(
         dx = device.empty(B * T * I, dtype)
         of_W = Matrix(layer.W, GH, group=N).T
         shape = (B * T, I, N)
-        multiply(device, Matrix(dx, I), Rows(of_gates), of_W, shape, groups=layer.groups, c_masks=layer.x_masks)
+        product = Product(Matrix(dx, I), Rows(of_gates), of_W, shape, groups=layer.groups, c_masks=layer.x_masks)
+        multiply(device, product)
     array, W_at, _, b_at = targets
     of_x, sums = layer.inputs._replace(turned=True), None if layer.b is None else b_at - W_at
     dW = Matrix(array, GH, at=W_at, group=N)
-    multiply(device, dW, of_x, of_gates, (I, N, B * T), groups=layer.groups, sums=sums, split=True)
-    _recurrent_gradients(layer, kept, targets, dgates, dq)
-    return dx, dh, dc
+    product_W = Product(dW, of_x, of_gates, (I, N, B * T), groups=layer.groups, sums=sums, split=True)
+    return Gradients(dx, dh, dc, [product_W, *_recurrent_gradients(layer, kept, targets, dgates, dq)])
 
 
-def _recurrent_gradients(layer: Layer, kept: Kept, targets: Targets, dgates: Any, dq: Any) -> None:
+def _recurrent_gradients(layer: Layer, kept: Kept, targets: Targets, dgates: Any, dq: Any) -> list[Product]:
     """dU, and that of GRU's recurrent bias."""
-    device, gates, B, T, _, H = layer[:6]
+    gates, B, T, _, H = layer[1:6]
     array, _, U_at, b_at = targets
     GH = gates * H
     # how many gates, from which on, saw which states, under masks or not, and their gradients
@@ -176,20 +186,17 @@ def _recurrent_gradients(layer: Layer, kept: Kept, targets: Targets, dgates: Any
     else:
         seen = [(2, 0, kept.h_before, True, Matrix(dgates, GH)), (1, 2, kept.kept, False, Matrix(dgates, GH, at=2 * H))]
     has_sums = gates == 3 and layer.reset_after and layer.b is not None
+    products = []
     for count, first, states, masked, of_gates in seen:
         masks = Masks(layer.h_mask, T, B, H, first) if masked and layer.h_mask is not None else None
         groups = count if masks is not None else 1
         N = count * H // groups
-        multiply(
-            device,
-            Matrix(array, GH, at=U_at + first * H, group=N),
-            Rows(Matrix(states, H), None, masks, turned=True),
-            of_gates._replace(group=N),
-            (H, N, B * T),
-            groups=groups,
-            sums=b_at + GH - U_at if has_sums else None,
-            split=True,
-        )
+        of_U = Matrix(array, GH, at=U_at + first * H, group=N)
+        of_states = Rows(Matrix(states, H), None, masks, turned=True)
+        sums = b_at + GH - U_at if has_sums else None
+        of_gates = of_gates._replace(group=N)
+        products.append(Product(of_U, of_states, of_gates, (H, N, B * T), None, groups, sums, split=True))
+    return products
 
 
 def _masks(layer: Layer) -> tuple[Any, Any]:
