@@ -12,7 +12,7 @@ import fastrnn as fr
 from fastrnn.layers.base import Layer
 from fastrnn.training import losses, optimizers
 
-WORDS, T = 9, 4
+WORDS, T = 9, 3
 
 
 class Setup(NamedTuple):
@@ -93,7 +93,7 @@ def make(setup: Setup, dtype: str, backend: str) -> fr.Sequential:
     return model
 
 
-def words(seed: int = 1, samples: int = 10) -> tuple[np.ndarray, np.ndarray]:
+def words(seed: int = 1, samples: int = 7) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     x = rng.integers(1, WORDS, (samples, T)).astype(np.int32)
     return x, (x.sum(axis=1) > T * WORDS / 2).astype(np.float64)

@@ -130,7 +130,7 @@ def test_the_others(capability: tuple[int, int], real: Any, tmp_path: Path) -> N
             **{"ids_s": types.UniTuple(ids, n), "sizes": types.UniTuple(sizes(products.Sizes), n)},
             "sums": types.UniTuple(sizes(products.Sum), n),
         }
-        for n in (1, 3)
+        for n in (1, 3, 6)
     ]
     kernels: list[tuple[Any, dict[str, Any]]] = [
         *((products._product_kernel(real), more) for more in several),
