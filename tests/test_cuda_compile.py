@@ -122,7 +122,7 @@ def test_sweeps(capability: tuple[int, int], variant: tuple[Any, ...], real: Any
 def test_the_others(capability: tuple[int, int], real: Any, tmp_path: Path) -> None:
     reals, ids, longs = array(real), array(np.int32), array(np.int64)
     arrays = dict.fromkeys(("c", "a", "b", "bias", "parts", "out", "mask", "table", "dy"), reals)
-    arrays |= {"order": longs, "sorted_ids": longs, "ids": ids, "bad": ids}
+    arrays |= {"order": longs, "sorted_ids": longs, "places": longs, "ids": ids, "bad": ids}
     # for one product, and for those that a layer's weights take
     several = [
         {

@@ -21,7 +21,7 @@ if os.environ.get("NUMBA_ENABLE_CUDASIM") != "1" or fr.available_backends()["cud
     pytest.skip("needs the simulator on (see above) and numba-cuda", allow_module_level=True)
 
 from conftest import PoisonedNumpy
-from fastrnn.backends.cuda_kernels import products, recurrent, simulated, sweep
+from fastrnn.backends.cuda_kernels import embedding, products, recurrent, simulated, sweep
 from fastrnn.backends.cuda_kernels.device import Device
 
 TOLERANCE = {np.float32: 1e-5, np.float64: 1e-12}
@@ -196,6 +196,18 @@ def test_embedding() -> None:
         )
 
 
+@pytest.mark.parametrize(("count", "rows", "size"), [(23, 7, 10), (9, 40, 9), (5, 1, 2)])
+def test_ids_are_put_into_order(count: int, rows: int, size: int) -> None:
+    """Batch by batch, more of them than blocks; equal ids stay in theirs."""
+    ids = np.random.default_rng(13).integers(0, rows, count)
+    order = embedding.sort(Device(()), simulated.copy(ids), rows, size)
+    for start in range(0, count, size):
+        batch = ids[start : start + size]
+        want = np.argsort(batch, kind="stable")
+        np.testing.assert_array_equal(order.places.copy_to_host()[start : start + size], want)
+        np.testing.assert_array_equal(order.ids.copy_to_host()[start : start + size], batch[want])
+
+
 # -- arrays in a GPU's memory
 
 
@@ -327,4 +339,8 @@ class NumpyAsCupy:
 @pytest.mark.parametrize("cell", CELLS)
 def test_products_by_cupy(monkeypatch: pytest.MonkeyPatch, cell: str) -> None:
     monkeypatch.setattr(products, "cupy", NumpyAsCupy)
-    check(make_case(cell, (3, 2, 2, 3), seed=19, **OPTIONS["all"]))
+    case = make_case(cell, (3, 2, 2, 3), seed=19, **OPTIONS["all"])
+    check(case)
+    rng = np.random.default_rng(19)
+    lookup = ops.Lookup(rng.normal(size=(6, 2)), rng.integers(0, 6, (3, 2)))
+    check(case.with_inputs(x=lookup))  # type: ignore[arg-type]

@@ -27,6 +27,7 @@ from fastrnn.backends.cuda_kernels import products, simulated
 from fastrnn.backends.cuda_kernels.device import Device
 from fastrnn.backends.cuda_training import Training
 from fastrnn.training.on_device import describe
+from test_cuda_simulator import NumpyAsCupy
 
 TOLERANCE = 1e-10
 
@@ -68,6 +69,11 @@ def test_numbers() -> None:
 
 def test_single_precision() -> None:
     training.check_chapter("dropout", "float32", 1e-5)
+
+
+def test_products_by_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "cupy", NumpyAsCupy)
+    training.check_chapter("dropout", "float64", TOLERANCE)
 
 
 @pytest.mark.parametrize("place", range(len(training.ENDS)), ids=lambda place: str(training.ENDS[place][:2]))

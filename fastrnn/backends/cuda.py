@@ -67,7 +67,7 @@ def _backward(call: Call, data: Data, dy: Any, dhT: Any, dcT: Any) -> Gradients:
     multiply(device, *products)
     if there.ids is not None:
         rows, dx = dx, device.empty(call.x.size, call.x.dtype)
-        embedding.scatter_add(device, embedding.sort(device, there.ids), rows, dx, *call.x.shape)
+        embedding.scatter_add(device, embedding.sort(device, there.ids, len(call.x)), rows, dx, *call.x.shape)
 
     to_host = not isinstance(call.x, CudaArray)
 
@@ -116,6 +116,6 @@ def embedding_backward(ids: Any, dy: Any, out: Any) -> None:
     target = device.get(out) if on_device else device.empty(out.size, out.dtype)
     flat_ids = device.get(ids)
     embedding.check_ids(device, flat_ids, rows)
-    embedding.scatter_add(device, embedding.sort(device, flat_ids), device.get(dy), target, rows, width)
+    embedding.scatter_add(device, embedding.sort(device, flat_ids, rows), device.get(dy), target, rows, width)
     if not on_device:
         out[...] = device.give(target, out.shape, to_host=True)

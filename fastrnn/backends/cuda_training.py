@@ -129,7 +129,8 @@ class Training:
             self._mask = memory.empty(x.size, np.uint8)
             memory.launch(plain.mask_kernel(), *flat(x.size), self._mask, x, x.size)
         if self._embedding is not None and training:
-            self._embedding.order = embedding.sort(memory, x, self._size * (x.size // self._samples))
+            batch = self._size * (x.size // self._samples)
+            self._embedding.order = embedding.sort(memory, x, self._embedding.part.inputs, batch)
         self._blocks = flat(self._size * data.rows)[0]
         self._shapes: dict[int, tuple[int, int, bool]] = {}
         steps = -(-self._samples // self._size)

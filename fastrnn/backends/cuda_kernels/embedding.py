@@ -1,9 +1,8 @@
 """The lookup by token ids and its gradient.
 
 The gradient of a table's row is a sum over the places where its id stands. They are brought into order first, by
-counting: an id's place is the number of ids below it, and of equal ones before it. So the sum has one order, with no
-atomic operation. Counting takes work that grows with the square of the number of ids in a batch; for a batch of them a
-GPU finishes it in the time of a few launches.
+counting: an id's place is the number of ids below it, and of equal ones before it. So the sum has one order; atomic
+operations count integers alone. One block orders a batch, in work that grows with its ids and the table's rows.
 """
 
 from __future__ import annotations
@@ -16,9 +15,11 @@ from numba import cuda
 
 from .device import SIMULATED, Device
 
-# Ids that a block reads together, and a row's columns times the parts of its sum.
+# Ids that a block orders together, and a row's columns times the parts of its sum.
 CHUNK = 4 if SIMULATED else 256
 COLUMNS, PARTS = (2, 2) if SIMULATED else (16, 16)
+# Counters of ids that blocks may have together.
+MOST_PLACES = 1 << 25
 
 
 @functools.cache
@@ -47,26 +48,56 @@ def _gather_kernel(real: Any) -> Any:
 @functools.cache
 def _sort_kernel() -> Any:
     @cuda.jit
-    def sort(order, sorted_ids, ids, total, size):
+    def sort(order, sorted_ids, places, ids, total, size, batches, rows):
         chunk = cuda.shared.array(CHUNK, np.int64)
-        thread = cuda.threadIdx.x
-        start = cuda.blockIdx.y * size
-        count = min(size, total - start)
-        e = cuda.grid(1)
-        mine = ids[start + e] if e < count else 0
-        place = start
-        for first in range(0, count, CHUNK):
-            if first + thread < count:
-                chunk[thread] = ids[start + first + thread]
+        thread, at = cuda.threadIdx.x, cuda.blockIdx.x * rows
+        each = (rows + CHUNK - 1) // CHUNK
+        low, high = at + min(thread * each, rows), at + min((thread + 1) * each, rows)
+        for batch in range(cuda.blockIdx.x, batches, cuda.gridDim.x):
+            start = batch * size
+            count = min(size, total - start)
+            # how often each id stands there, and from that where the first of them goes
+            for row in range(low, high):
+                places[row] = 0
             cuda.syncthreads()
-            for k in range(min(CHUNK, count - first)):
-                other = chunk[k]
-                if other < mine or (other == mine and first + k < e):
-                    place += 1
+            for e in range(thread, count, CHUNK):
+                cuda.atomic.add(places, at + ids[start + e], 1)
             cuda.syncthreads()
-        if e < count:
-            order[place] = e
-            sorted_ids[place] = mine
+            here = 0
+            for row in range(low, high):
+                here += places[row]
+            chunk[thread] = here
+            cuda.syncthreads()
+            place = start
+            for k in range(thread):
+                place += chunk[k]
+            for row in range(low, high):
+                here = places[row]
+                places[row] = place
+                place += here
+            cuda.syncthreads()
+            for first in range(0, count, CHUNK):
+                e = first + thread
+                mine = -1
+                if e < count:
+                    mine = ids[start + e]
+                chunk[thread] = mine
+                cuda.syncthreads()
+                last = True
+                if e < count:
+                    place = places[at + mine]
+                    for k in range(thread):
+                        if chunk[k] == mine:
+                            place += 1
+                    for k in range(thread + 1, CHUNK):
+                        if chunk[k] == mine:
+                            last = False
+                    order[place] = e
+                    sorted_ids[place] = mine
+                cuda.syncthreads()
+                if e < count and last:
+                    places[at + mine] = place + 1
+                cuda.syncthreads()
 
     return sort
 
@@ -131,13 +162,16 @@ class Order(NamedTuple):
     size: int
 
 
-def sort(device: Device, ids: Any, size: int | None = None) -> Order:
-    """The order of flat ids, in batches of that size, the last one maybe smaller; all are one batch without a size."""
+def sort(device: Device, ids: Any, rows: int, size: int | None = None) -> Order:
+    """The order of flat ids below `rows`, in batches of that size, the last one maybe smaller; all are one batch
+    without a size."""
     size = ids.size if size is None else size
     order = Order(device.empty(ids.size, np.int64), device.empty(ids.size, np.int64), size)
-    blocks, threads = _flat(size)
     batches = max(1, -(-ids.size // max(1, size)))
-    device.launch(_sort_kernel(), (blocks, batches), threads, order.places, order.ids, ids, ids.size, size)
+    blocks = max(1, min(batches, 2 * device.processors, MOST_PLACES // max(1, rows)))
+    places = device.empty(blocks * rows, np.int64)
+    args = (order.places, order.ids, places, ids, ids.size, size, batches, rows)
+    device.launch(_sort_kernel(), blocks, CHUNK, *args)
     return order
 
 
