@@ -151,7 +151,7 @@ class DevicePass(Pass):
         self._bring_home()
 
     def _slots(self) -> tuple[Any, ...]:
-        slots: tuple[Any, ...] = self.model.optimizer.rule()[1:4]
+        slots: tuple[Any, ...] = self.model.optimizer.rule()[1:4] if self.training else (None, None, None)
         return slots
 
     def _bring_home(self) -> None:
