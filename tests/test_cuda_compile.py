@@ -27,7 +27,7 @@ if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
 from numba import cuda, from_dtype, types
 from numba.cuda import dispatcher
 
-from fastrnn.backends.cuda_kernels import embedding, gru, lstm, plain, products, sweep, updates
+from fastrnn.backends.cuda_kernels import embedding, end, gru, lstm, plain, products, sweep, updates
 
 # The lowest that is promised, and a new one.
 CAPABILITIES = [(7, 0), (9, 0)]
@@ -49,7 +49,7 @@ def capability(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     """A GPU of this kind, as far as the compiler asks for one; and kernels that were made for no other."""
     device = SimpleNamespace(compute_capability=request.param)
     monkeypatch.setattr(dispatcher, "get_current_device", lambda: device)
-    for module in (sweep, lstm, gru, products, embedding, plain, updates):
+    for module in (sweep, lstm, gru, products, embedding, plain, end, updates):
         for value in vars(module).values():
             if hasattr(value, "cache_clear"):
                 value.cache_clear()
@@ -178,8 +178,8 @@ def test_training(capability: tuple[int, int], real: Any, tmp_path: Path) -> Non
     for loss, source in ENDS if capability != CAPABILITIES[0] else [ENDS[3], ENDS[-1]]:
         sparse = loss.startswith("sparse")
         metrics = (2,) if sparse else (0, 1, 3, 4)
-        kernel = plain.end_kernel(real, loss, source, metrics, True)
-        kinds = {"size": sizes(plain.End), "mask": bytes_, "valid": number, "share": number}
+        kernel = end.end_kernel(real, loss, source, metrics, True)
+        kinds = {"size": sizes(end.End), "mask": bytes_, "valid": number, "share": number}
         run(f"end, {loss}, {source}", kernel, y=longs if sparse else reals, **kinds, others=reals)
     for whole in (False, True):
         run("norms", updates.norm_kernel(real, whole), ends=longs, limit=number, others=reals)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .contract import Goal, Part, Result, Update
-from .cuda_kernels import embedding, plain, updates
+from .cuda_kernels import embedding, end, plain, updates
 from .cuda_kernels.device import Device
 from .cuda_kernels.parts import RUNNERS, Dense, Embedding, Memory, Recurrent, Values, Weights
 from .cuda_kernels.products import Product, flat, multiply
@@ -204,7 +204,7 @@ class Training:
         masked = values.masked
         self._shapes[values.batch] = (rows, width, masked)
         valid = self._valid(values.batch) if masked else rows
-        size = plain.End(
+        size = end.End(
             **dict(rows=rows, inputs=inputs, width=width, blocks=self._blocks),
             at=values.batch * self._measures * self._blocks,
             weighted=int(weights is not None),
@@ -212,7 +212,7 @@ class Training:
             biased=int(small is not None and len(small.weights.arrays) > 1),
         )
         scales = (rows / valid if valid else 0.0, 1 / (rows * (1 if "categorical" in goal.loss else width)))
-        kernel = plain.end_kernel(self._real, goal.loss, goal.source, plain.codes(goal.metrics), small is not None)
+        kernel = end.end_kernel(self._real, goal.loss, goal.source, end.codes(goal.metrics), small is not None)
         memory.launch(
             kernel,
             *flat(rows),

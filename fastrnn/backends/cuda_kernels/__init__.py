@@ -6,7 +6,8 @@ sweep.py      how a recurrent layer is cut into blocks of threads; what both cel
 lstm.py, gru.py   a cell each, forward and backward, one launch for all time steps
 recurrent.py  what a recurrent layer launches, forward and backward
 embedding.py  the lookup by token ids and its gradient
-plain.py      activations, dropout, losses and metrics
+plain.py      activations, dropout, the mask of padding
+end.py        from the last output to loss, metrics and gradient
 updates.py    optimizer steps and clipping
 parts.py      the layers of a model that trains on the GPU
 
