@@ -147,6 +147,15 @@ def test_the_others(capability: tuple[int, int], real: Any, tmp_path: Path) -> N
         assemble(name, kernel, signature, capability, 256, tmp_path)
 
 
+def test_tuples_of_arrays_have_the_types_compiled_here() -> None:
+    """Products are told of in tuples, whose types Numba finds out when a kernel is launched."""
+    there = SimpleNamespace(_numba_type_=array(np.float32))
+    size = products.Sizes(*range(len(products.Sizes._fields)))
+    kernel = products._product_kernel(np.float32)
+    assert kernel.typeof_pyval((there, there)) == types.UniTuple(array(np.float32), 2)
+    assert kernel.typeof_pyval((size,)) == types.UniTuple(sizes(products.Sizes), 1)
+
+
 ACTIVATIONS = ("sigmoid", "tanh", "relu", "softmax")
 CROSS_ENTROPIES = ("binary_crossentropy", "categorical_crossentropy", "sparse_categorical_crossentropy")
 ENDS = [("mean_squared_error", "predictions"), ("mean_absolute_error", "predictions")]
