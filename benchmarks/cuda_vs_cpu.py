@@ -7,6 +7,9 @@ is float32, with as many inputs as units. cuDNN is measured with TF32 off, which
 PyTorch's default and rounds the factors of its products to 10 bits. "training" is a layer's forward and backward for
 all gradients, "inference" its forward. "with copies" takes NumPy arrays and gives NumPy arrays; elsewhere everything
 lies on the GPU before and after. Contenders take turns within a round; medians over rounds are reported.
+
+"a training step" is one of the textbook chapter's models in `fit`, in batches of 64 reviews of 100 words: on the GPU
+nothing but dropout's factors is copied within an epoch.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from typing import Any
 import numpy as np
 
 import fastrnn as fr
-from fastrnn import ops
+from fastrnn import ops, textbook
 
 # B, T, H: small and large, a DeepBench one, FlashRNN's, and a single sequence
 SHAPES = [
@@ -38,6 +41,7 @@ SHAPES = [
 ]
 CUDA, COPIES, CUDNN, CUDNN_TF32, C = "cuda", "cuda with copies", "cuDNN", "cuDNN, TF32", "c"
 SECONDS = 0.2  # of work in one measurement
+STEPS = 100  # of an epoch of the chapter's models
 
 Step = Callable[[], Any]
 
@@ -127,6 +131,30 @@ def measure(steps: dict[str, Step], rounds: int) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
+def training_steps(name: str, backend: str) -> Step:
+    """An epoch of STEPS steps of one of the chapter's models."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, textbook.VOCABULARY, (STEPS * textbook.BATCH, textbook.LENGTH)).astype(np.int32)
+    y = rng.integers(0, 2, len(x)).astype(np.float32)
+    model = textbook.build(name, backend=backend)
+
+    def epoch() -> None:
+        model.fit(x, y, textbook.BATCH, verbose=0)
+
+    return epoch
+
+
+def measure_training(with_c: bool, rounds: int) -> list[dict[str, Any]]:
+    results = []
+    for name in textbook.RECIPES:
+        epochs = {backend: training_steps(name, backend) for backend in (CUDA, *[C] * with_c)}
+        seconds = {who: epoch / STEPS for who, epoch in measure(epochs, rounds).items()}
+        shape = (textbook.BATCH, textbook.LENGTH, 8)
+        results.append({"cell": name, "shape": shape, "what": "a training step", "seconds": seconds})
+        print(name, "a training step", {who: f"{value * 1e3:.3f} ms" for who, value in seconds.items()})
+    return results
+
+
 def machine(torch: Any) -> dict[str, Any]:
     from numba import cuda
 
@@ -196,6 +224,7 @@ def main() -> None:
                 seconds = measure({name: steps[what] for name, steps in contenders.items()}, options.rounds)
                 results.append({"cell": cell, "shape": shape, "what": what, "seconds": seconds})
                 print(cell, shape, what, {name: f"{value * 1e3:.3f} ms" for name, value in seconds.items()})
+    results += measure_training(missing["c"] is None, options.rounds)
     about = machine(torch)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "cuda_vs_cpu.json").write_text(json.dumps({"machine": about, "results": results}, indent=1) + "\n")

@@ -289,3 +289,15 @@ class Reporter(callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         logs["speed"] = float(epoch)
+
+
+def test_nobody_is_called_between_steps_for_nothing() -> None:
+    class Mine(monitors.ModelCheckpoint):
+        def on_train_batch_end(self, batch: int, logs: object = None) -> None: ...
+
+    path, hook = "x.weights.h5", "on_train_batch_end"
+    assert not monitors.ModelCheckpoint(path, save_weights_only=True).listens(hook)
+    assert monitors.ModelCheckpoint(path, save_weights_only=True, save_freq=2).listens(hook)
+    assert Mine(path, save_weights_only=True).listens(hook)
+    assert not monitors.EarlyStopping().listens(hook)
+    assert callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: None).listens(hook)

@@ -27,7 +27,7 @@ if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
 from numba import cuda, from_dtype, types
 from numba.cuda import dispatcher
 
-from fastrnn.backends.cuda_kernels import embedding, gru, lstm, products, sweep
+from fastrnn.backends.cuda_kernels import embedding, end, gru, lstm, plain, products, sweep, updates
 
 # The lowest that is promised, and a new one.
 CAPABILITIES = [(7, 0), (9, 0)]
@@ -49,7 +49,7 @@ def capability(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     """A GPU of this kind, as far as the compiler asks for one; and kernels that were made for no other."""
     device = SimpleNamespace(compute_capability=request.param)
     monkeypatch.setattr(dispatcher, "get_current_device", lambda: device)
-    for module in (sweep, lstm, gru, products, embedding):
+    for module in (sweep, lstm, gru, products, embedding, plain, end, updates):
         for value in vars(module).values():
             if hasattr(value, "cache_clear"):
                 value.cache_clear()
@@ -91,7 +91,8 @@ def array(dtype: Any) -> types.Array:
     return types.Array(from_dtype(np.dtype(dtype)), 1, "C")
 
 
-SIZES = types.NamedUniTuple(types.int64, len(sweep.Sizes._fields), sweep.Sizes)
+def sizes(kind: Any) -> types.NamedUniTuple:
+    return types.NamedUniTuple(types.int64, len(kind._fields), kind)
 
 
 @pytest.mark.parametrize("real", [np.float32, np.float64])
@@ -112,7 +113,7 @@ def test_sweeps(capability: tuple[int, int], variant: tuple[Any, ...], real: Any
         "gru.forward, reset before": gru.forward(real, *variant, False),
         "gru.backward, reset before": gru.backward(real, *variant, False),
     }.items():
-        signature = arguments(kernel, size=SIZES, mask=array(np.uint8), others=array(real))
+        signature = arguments(kernel, size=sizes(sweep.Sizes), mask=array(np.uint8), others=array(real))
         assemble(f"{name} {real.__name__} {variant}", kernel, signature, capability, threads, tmp_path)
 
 
@@ -120,18 +121,77 @@ def test_sweeps(capability: tuple[int, int], variant: tuple[Any, ...], real: Any
 @pytest.mark.parametrize("capability", CAPABILITIES, indirect=True, ids=str)
 def test_the_others(capability: tuple[int, int], real: Any, tmp_path: Path) -> None:
     reals, ids, longs = array(real), array(np.int32), array(np.int64)
-    arrays = dict.fromkeys(("c", "a", "b", "bias", "parts", "out", "x", "mask", "table", "dy"), reals)
-    arrays |= {"order": longs, "sorted_ids": longs, "ids": ids, "bad": ids}
-    for kernel in (
-        products._product_kernel(real),
-        products._sum_kernel(real),
-        products._columns_kernel(real),
-        products._mask_kernel(real),
-        products._transpose_kernel(real),
-        embedding._gather_kernel(real),
-        embedding._segments_kernel(real),
-        embedding._find_kernel(),
-        embedding._sort_kernel(),
-    ):
+    arrays = dict.fromkeys(("c", "a", "b", "bias", "parts", "out", "mask", "table", "dy"), reals)
+    arrays |= {"order": longs, "sorted_ids": longs, "places": longs, "ids": ids, "bad": ids}
+    # for one product, and for those that a layer's weights take
+    several = [
+        {
+            **{name: types.UniTuple(reals, n) for name in ("a_s", "masks", "b_s")},
+            **{"ids_s": types.UniTuple(ids, n), "sizes": types.UniTuple(sizes(products.Sizes), n)},
+            "sums": types.UniTuple(sizes(products.Sum), n),
+        }
+        for n in (1, 3, 6)
+    ]
+    kernels: list[tuple[Any, dict[str, Any]]] = [
+        *((products._product_kernel(real), more) for more in several),
+        *((products._sum_kernel(real), more) for more in several),
+        (products._transpose_kernel(real), {}),
+        (embedding._gather_kernel(real), {}),
+        (embedding._segments_kernel(real), {}),
+        (embedding._find_kernel(), {}),
+        (embedding._sort_kernel(), {}),
+    ]
+    for kernel, more in kernels:
         name = f"{kernel.py_func.__name__} {real.__name__}"
-        assemble(name, kernel, arguments(kernel, others=types.int64, **arrays), capability, 256, tmp_path)
+        signature = arguments(kernel, others=types.int64, **arrays, **more)
+        assemble(name, kernel, signature, capability, 256, tmp_path)
+
+
+def test_tuples_of_arrays_have_the_types_compiled_here() -> None:
+    """Products are told of in tuples, whose types Numba finds out when a kernel is launched."""
+    there = SimpleNamespace(_numba_type_=array(np.float32))
+    size = products.Sizes(*range(len(products.Sizes._fields)))
+    kernel = products._product_kernel(np.float32)
+    assert kernel.typeof_pyval((there, there)) == types.UniTuple(array(np.float32), 2)
+    assert kernel.typeof_pyval((size,)) == types.UniTuple(sizes(products.Sizes), 1)
+
+
+ACTIVATIONS = ("sigmoid", "tanh", "relu", "softmax")
+CROSS_ENTROPIES = ("binary_crossentropy", "categorical_crossentropy", "sparse_categorical_crossentropy")
+ENDS = [("mean_squared_error", "predictions"), ("mean_absolute_error", "predictions")]
+ENDS += [(loss, source) for loss in CROSS_ENTROPIES for source in ("predictions", "linked")]
+# rule, slots m and a, nesterov, clipping
+UPDATES: list[tuple[str, bool, bool, bool, str | None]] = [
+    ("sgd", True, False, True, "norm"),
+    ("rmsprop", True, True, False, "value"),
+    ("adam", True, True, False, None),
+]
+
+
+@pytest.mark.parametrize("real", [np.float32, np.float64])
+@pytest.mark.parametrize("capability", CAPABILITIES, indirect=True, ids=str)
+def test_training(capability: tuple[int, int], real: Any, tmp_path: Path) -> None:
+    reals, bytes_, longs = array(real), array(np.uint8), array(np.int64)
+
+    def run(name: str, kernel: Any, **kinds: Any) -> None:
+        signature = arguments(kernel, **{"count": types.int64, "width": types.int64, **kinds})
+        assemble(f"{name} {real.__name__}", kernel, signature, capability, 256, tmp_path)
+
+    run("scale", plain.scale_kernel(), others=reals)
+    run("find_words", plain.mask_kernel(), mask=bytes_, ids=array(np.int32), others=reals)
+    for name in ACTIVATIONS:
+        run(name, plain.activation_kernel(real, name), others=reals)
+        run(f"{name}, gradient", plain.activation_gradient_kernel(real, name), others=reals)
+    number = from_dtype(np.dtype(real))
+    # compiling takes its time: for the first capability the most usual ends are enough
+    for loss, source in ENDS if capability != CAPABILITIES[0] else [ENDS[3], ENDS[-1]]:
+        sparse = loss.startswith("sparse")
+        metrics = (2,) if sparse else (0, 1, 3, 4)
+        kernel = end.end_kernel(real, loss, source, metrics, True)
+        kinds = {"size": sizes(end.End), "mask": bytes_, "valid": number, "share": number}
+        run(f"end, {loss}, {source}", kernel, y=longs if sparse else reals, **kinds, others=reals)
+    for whole in (False, True):
+        run("norms", updates.norm_kernel(real, whole), ends=longs, limit=number, others=reals)
+    for update in UPDATES:
+        numbers = dict.fromkeys(("rate", "beta_1", "beta_2", "rest_1", "rest_2", "epsilon", "limit"), number)
+        run(f"update {update}", updates.update_kernel(real, *update), ends=longs, **numbers, others=reals)

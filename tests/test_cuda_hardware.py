@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+import device_training as training
 import fastrnn as fr
 from cases import CELLS, OPTIONS, Case, assert_close, make_case
-from fastrnn import ops
+from fastrnn import ops, textbook
 
 pytestmark = [
     pytest.mark.gpu,
@@ -119,16 +120,55 @@ def test_arrays_on_the_gpu(cell: str, to_gpu: Any) -> None:
     assert_close({name: ops.to_numpy(array) for name, array in got.items()}, want, 1e-5)
 
 
-def test_training_a_model() -> None:
-    x = np.random.default_rng(8).integers(0, 50, (64, 20))
-    y = (x.sum(axis=1) > 500).astype(np.float32)
-    got = []
+# -- models that train where their weights lie
+
+TRAINING_TOLERANCE = {"float32": 1e-4, "float64": 1e-10}
+
+
+@pytest.mark.parametrize("dtype", TRAINING_TOLERANCE)
+@pytest.mark.parametrize("name", training.CHAPTER)
+def test_training_the_chapters_models(name: str, dtype: str) -> None:
+    training.check_chapter(name, dtype, TRAINING_TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", TRAINING_TOLERANCE)
+def test_training_others(dtype: str) -> None:
+    training.check_tagger(dtype, TRAINING_TOLERANCE[dtype])
+    training.check_numbers(dtype, TRAINING_TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", TRAINING_TOLERANCE)
+@pytest.mark.parametrize("place", range(len(training.ENDS)))
+def test_training_ends(place: int, dtype: str) -> None:
+    training.check_end(place, dtype, TRAINING_TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("name", textbook.RECIPES)
+def test_training_at_full_size(name: str) -> None:
+    """The chapter's sizes, a last batch that is smaller; the same bits from run to run."""
+    rng = np.random.default_rng(8)
+    x = rng.integers(0, textbook.VOCABULARY, (200, textbook.LENGTH))
+    y = rng.integers(0, 2, 200).astype(np.float32)
+    models = []
+    for backend in ("cuda", "cuda", "reference"):
+        model = textbook.build(name, seed=8, backend=backend)
+        model.optimizer.learning_rate = 1e-2
+        model.fit(x, y, textbook.BATCH, epochs=2, verbose=0, validation_data=(x, y))
+        models.append(model)
+    training.assert_same(models[0], models[2], 2e-4)
+    training.assert_same(models[0], models[1], 0.0)
+
+
+def test_training_large_layers() -> None:
+    """Weights over many blocks that meet, and long sums that are shared."""
+    rng = np.random.default_rng(9)
+    x, y = rng.integers(0, 50, (40, 30)), rng.integers(0, 2, 40).astype(np.float32)
+    models = []
     for backend in ("cuda", "reference"):
-        fr.set_seed(8)
-        layers = [fr.Embedding(50, 8), fr.LSTM(8, dropout=0.2, recurrent_dropout=0.2, backend=backend), fr.Dense(1)]
-        model = fr.Sequential(layers)
-        model.compile(optimizer=fr.RMSprop(1e-2), loss="mean_squared_error")
-        model.fit(x, y, batch_size=16, epochs=2, verbose=0)
-        got.append(model.get_weights())
-    for a, b in zip(*got, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+        fr.set_seed(9)
+        layers = [fr.LSTM(300, dropout=0.2, recurrent_dropout=0.2, return_sequences=True, backend=backend)]
+        model = fr.Sequential([fr.Embedding(50, 40), *layers, fr.GRU(150, backend=backend), fr.Dense(1, "sigmoid")])
+        model.compile(fr.SGD(0.1), "binary_crossentropy", ["accuracy"])
+        model.fit(x, y, 16, epochs=2, verbose=0)
+        models.append(model)
+    training.assert_same(*models, 1e-4)

@@ -21,8 +21,7 @@ if os.environ.get("NUMBA_ENABLE_CUDASIM") != "1" or fr.available_backends()["cud
     pytest.skip("needs the simulator on (see above) and numba-cuda", allow_module_level=True)
 
 from conftest import PoisonedNumpy
-from fastrnn.backends import cuda
-from fastrnn.backends.cuda_kernels import products, simulated, sweep
+from fastrnn.backends.cuda_kernels import embedding, products, recurrent, simulated, sweep
 from fastrnn.backends.cuda_kernels.device import Device
 
 TOLERANCE = {np.float32: 1e-5, np.float64: 1e-12}
@@ -84,7 +83,7 @@ def test_variants(monkeypatch: pytest.MonkeyPatch, cell: str, variant: str) -> N
         }[variant]
         return plan._replace(**changes, shared_bytes=sweep.SHARED_BYTES)
 
-    monkeypatch.setattr(cuda, "make_plan", make_plan)
+    monkeypatch.setattr(recurrent, "make_plan", make_plan)
     for options in ("no_bias", "all"):
         check(make_case(cell, (5, 3, 2, 5), seed=5, **OPTIONS[options]))
 
@@ -145,7 +144,7 @@ def test_launches_do_not_grow_with_time(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(Device, "launch", count)
     for T in (1, 6):
         make_case("lstm", (2, T, 2, 2), seed=10).run("cuda")
-    assert len(launches) == 2 * 9  # products 1, sweep 1; back: transpose 1, sweep 1, products 3, sums 2
+    assert len(launches) == 2 * 6  # product, sweep; back: transposition, sweep, product for dx, products for weights
 
 
 def test_a_sample_does_not_depend_on_its_batch() -> None:
@@ -195,6 +194,18 @@ def test_embedding() -> None:
         ops.embedding_backward(
             np.where(np.arange(24) == 8, -1, ids.reshape(-1)), dy.reshape(24, 5), got, backend="cuda"
         )
+
+
+@pytest.mark.parametrize(("count", "rows", "size"), [(23, 7, 10), (9, 40, 9), (5, 1, 2)])
+def test_ids_are_put_into_order(count: int, rows: int, size: int) -> None:
+    """Batch by batch, more of them than blocks; equal ids stay in theirs."""
+    ids = np.random.default_rng(13).integers(0, rows, count)
+    order = embedding.sort(Device(()), simulated.copy(ids), rows, size)
+    for start in range(0, count, size):
+        batch = ids[start : start + size]
+        want = np.argsort(batch, kind="stable")
+        np.testing.assert_array_equal(order.places.copy_to_host()[start : start + size], want)
+        np.testing.assert_array_equal(order.ids.copy_to_host()[start : start + size], batch[want])
 
 
 # -- arrays in a GPU's memory
@@ -279,7 +290,7 @@ def test_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     _, _, reserve = fr.gru_forward(**inputs)
     assert reserve is not None
     assert waited == [202]
-    assert reserve.data.device.stream_pointer == 101
+    assert reserve.data.layer.device.stream_pointer == 101
     fr.gru_backward(reserve, Theirs(case.upstream[0], 303))
     assert waited == [202, 101]
 
@@ -328,4 +339,8 @@ class NumpyAsCupy:
 @pytest.mark.parametrize("cell", CELLS)
 def test_products_by_cupy(monkeypatch: pytest.MonkeyPatch, cell: str) -> None:
     monkeypatch.setattr(products, "cupy", NumpyAsCupy)
-    check(make_case(cell, (3, 2, 2, 3), seed=19, **OPTIONS["all"]))
+    case = make_case(cell, (3, 2, 2, 3), seed=19, **OPTIONS["all"])
+    check(case)
+    rng = np.random.default_rng(19)
+    lookup = ops.Lookup(rng.normal(size=(6, 2)), rng.integers(0, 6, (3, 2)))
+    check(case.with_inputs(x=lookup))  # type: ignore[arg-type]

@@ -30,6 +30,16 @@ A backend may also have the following, which make a training step shorter; where
         Steps of layers one after another, Stages, from (B, inputs) numbers or, where there is a table
         (V, inputs), (B,) int64 token ids. pack copies the weights, one for each stage; step updates the stages' states
         and writes all their outputs, and raises IndexError(place) for the first id outside the table.
+    training(parts, goal, spans, dtype) -> an object that keeps a whole model where it trains
+        The layers, Parts; what is minimised and measured, a Goal; from where to where in the flat array of weights each
+        variable lies. It has
+        upload(x, y, weights) -> data       Inputs, targets as the loss prepared them, weights of the entries or None.
+        begin(data, order, size, training)  A pass over data, in an order of samples or as they lie, `size` in a batch.
+        load(w, slots), store(w, g, slots)  Weights and slots (m, v, a, as for optimize) from arrays, and into them.
+        train(k, factors, update)           A step on batch k; factors are the arrays that the parts' dropout multiplies
+                                            with, (x_mask, h_mask) as in Call or, of a "dropout", (factors, None).
+        test(k)                             The same without dropout and without an update.
+        results(first, last) -> [[Result]]  For each of these steps, the loss and the metrics.
 """
 
 from __future__ import annotations
@@ -145,3 +155,54 @@ class Reserve(NamedTuple):
     backend: Any
     call: Call
     data: Any
+
+
+class Part(NamedTuple):
+    """A layer of a model that trains as a whole; its arguments are Keras'.
+
+    Attributes:
+        kind: "embedding" (the first one only), "lstm", "gru", "gru_reset_before", "dropout" or "dense".
+        at: where each of its weights begins in the flat array of all weights; a bias is the last, or not there.
+        inputs, units: lengths of the last axis of its input and its output; of an embedding, V and the table's width.
+    """
+
+    kind: str
+    at: tuple[int, ...] = ()
+    inputs: int = 0
+    units: int = 0
+    activation: str = "linear"
+    mask_zero: bool = False
+    return_sequences: bool = False
+    go_backwards: bool = False
+    zero_output_for_mask: bool = False
+
+
+class Goal(NamedTuple):
+    """A loss and metrics by Keras' full names. `source` is what the last part gives: "predictions", "logits", or, being
+    a dense one with the activation that the loss belongs to, "linked": loss and gradient are those of its logits, the
+    predictions their activation."""
+
+    loss: str
+    source: str
+    metrics: tuple[str, ...]
+
+
+class Update(NamedTuple):
+    """An optimizer's step but for its slots: as for `optimize`, after gradients are clipped by "value", "norm" (each
+    variable's), "global_norm" or not at all."""
+
+    rule: str
+    rate: float
+    beta_1: float
+    beta_2: float
+    epsilon: float
+    nesterov: bool
+    clip: str | None
+    limit: float
+
+
+class Result(NamedTuple):
+    """A sum, and of how many values."""
+
+    total: float
+    values: int

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,8 @@ from fastrnn.layers.embedding import Embedding
 from fastrnn.random import generator
 from fastrnn.training import losses, metrics, optimizers
 from fastrnn.training.callbacks import Callback, CallbackList, History
-from fastrnn.training.data import Data, batches, check_lengths, class_weights, numeric, split
+from fastrnn.training.data import Data, check_lengths, class_weights, numeric, split
+from fastrnn.training.feed import Feed
 from fastrnn.training.head import ModelEnd
 from fastrnn.training.progress import Progress
 from fastrnn.training.summary import summary_text
@@ -151,8 +151,9 @@ class Sequential(Chain):
         if validation_data is not None:
             if not isinstance(validation_data, tuple | list) or len(validation_data) not in (2, 3):
                 raise TypeError("validation_data must be a tuple (x, y) or (x, y, sample_weight)")
-            held_out = self._prepare(*self._arrays(*validation_data))
+            held_out = Feed(self, self._prepare(*self._arrays(*validation_data)))
         data = self._prepare(x, y, self._weights(y, weights, class_weight))
+        feed = Feed(self, data)
 
         steps = -(-len(data.x) // size)
         history = History()
@@ -170,7 +171,7 @@ class Sequential(Chain):
                 hooks.call("on_epoch_begin", epoch)
                 progress.begin(f"Epoch {epoch + 1}/{epochs}" if epochs > 1 else None)
                 order = None if rng is None else rng.permutation(len(data.x))
-                logs, done = self._epoch(data, size, order, hooks, progress)
+                logs, done = self._epoch(feed, size, order, hooks, progress)
                 if held_out is not None:
                     val_logs = self._evaluate(held_out, size, hooks, None)
                     logs.update({f"val_{name}": value for name, value in val_logs.items()})
@@ -185,27 +186,22 @@ class Sequential(Chain):
         return history
 
     def _epoch(
-        self, data: Data, size: int, order: np.ndarray | None, hooks: CallbackList, progress: Progress
+        self, feed: Feed, size: int, order: np.ndarray | None, hooks: CallbackList, progress: Progress
     ) -> tuple[Logs, int]:
         """One pass of training; gives the means and the number of steps taken."""
         begin, end = hooks.hooks("on_train_batch_begin"), hooks.hooks("on_train_batch_end")
         self._reset_metrics()
-        total, seen, done = 0.0, 0, 0
-        for batch in batches(data, size, order):
-            for hook in begin:
-                hook(done, {})
-            samples = len(batch.x)
-            total += self._train_step(batch) * samples
-            seen += samples
-            done += 1
-            if end:
-                logs = self._logs(total / seen)
-                for hook in end:
-                    hook(done - 1, logs)
-            progress.step(done, partial(self._logs, total / seen))
-            if self.stop_training:
-                break
-        return self._logs(total / seen), done
+        steps = feed.open(size, self._train_step, order, training=True)
+        with steps:
+            for k in range(steps.steps):
+                steps.call(begin, k, {})
+                steps.step(k)
+                if end:
+                    steps.call(end, k, self._logs(steps.loss()))
+                progress.step(k + 1, lambda: self._logs(steps.loss()))
+                if self.stop_training:
+                    break
+            return self._logs(steps.loss()), steps.done
 
     def _train_step(self, batch: Data) -> float:
         self.ensure_layout()  # a callback may have used another model that shares layers
@@ -238,29 +234,26 @@ class Sequential(Chain):
         progress = Progress(verbose, steps)
         progress.begin()
         try:
-            logs = self._evaluate(data, size, hooks, progress)
+            logs = self._evaluate(Feed(self, data), size, hooks, progress)
             progress.end(steps, logs)
         finally:
             progress.close()
         return logs if return_dict else self._in_order(logs)
 
-    def _evaluate(self, data: Data, size: int, hooks: CallbackList, progress: Progress | None) -> Logs:
+    def _evaluate(self, feed: Feed, size: int, hooks: CallbackList, progress: Progress | None) -> Logs:
         begin, end = hooks.hooks("on_test_batch_begin"), hooks.hooks("on_test_batch_end")
         hooks.call("on_test_begin")
         self._reset_metrics()
-        total, seen = 0.0, 0
-        for i, batch in enumerate(batches(data, size)):
-            for hook in begin:
-                hook(i, {})
-            total += self._test_step(batch) * len(batch.x)
-            seen += len(batch.x)
-            if end:
-                logs = self._logs(total / seen)
-                for hook in end:
-                    hook(i, logs)
-            if progress is not None:
-                progress.step(i + 1, partial(self._logs, total / seen))
-        logs = self._logs(total / seen)
+        steps = feed.open(size, self._test_step)
+        with steps:
+            for k in range(steps.steps):
+                steps.call(begin, k, {})
+                steps.step(k)
+                if end:
+                    steps.call(end, k, self._logs(steps.loss()))
+                if progress is not None:
+                    progress.step(k + 1, lambda: self._logs(steps.loss()))
+            logs = self._logs(steps.loss())
         hooks.call("on_test_end", logs)
         return logs
 

@@ -122,6 +122,12 @@ class ModelCheckpoint(MonitorCallback):
         self._batches = 0
         self._epoch = 0
 
+    def listens(self, name: str) -> bool:
+        mine = type(self).on_train_batch_end is ModelCheckpoint.on_train_batch_end
+        if name == "on_train_batch_end" and mine and self.save_freq == "epoch":
+            return False
+        return super().listens(name)
+
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         self._epoch = epoch
 

@@ -135,7 +135,7 @@ class Optimizer:
         g = self._clip(flat_grads)
         fused = getattr(get_backend(), "optimize", None)
         if fused is not None and flat_weights.flags.carray and g.flags.c_contiguous:
-            fused(flat_weights, g, *self._rule())
+            fused(flat_weights, g, *self.rule())
         else:
             self._update(flat_weights, g)
         self._iterations += 1
@@ -144,8 +144,8 @@ class Optimizer:
         """The rule in NumPy."""
         raise NotImplementedError
 
-    def _rule(self) -> tuple[Any, ...]:
-        """The rule as a backend's `optimize` takes it: name, slots m, v, a, rate, beta_1, beta_2, epsilon, nesterov."""
+    def rule(self) -> tuple[Any, ...]:
+        """The next step as `optimize` takes it: name, slots m, v, a, rate, beta_1, beta_2, epsilon, nesterov."""
         raise NotImplementedError
 
     def _clip(self, g: np.ndarray) -> np.ndarray:
@@ -186,7 +186,7 @@ class SGD(Optimizer):
         self.nesterov = bool(nesterov)
         self.slot_groups = (("momentum",),) if self.momentum else ()
 
-    def _rule(self) -> tuple[Any, ...]:
+    def rule(self) -> tuple[Any, ...]:
         m = self._slots.get("momentum")
         return "sgd", m, None, None, self._learning_rate, self._momentum(), 0.0, 0.0, self.nesterov
 
@@ -234,7 +234,7 @@ class RMSprop(Optimizer):
         slots = ["velocity", *["momentum"] * bool(self.momentum), *["average_gradient"] * self.centered]
         self.slot_groups = tuple((slot,) for slot in slots)
 
-    def _rule(self) -> tuple[Any, ...]:
+    def rule(self) -> tuple[Any, ...]:
         slot = self._slots.get
         slots = slot("momentum"), slot("velocity"), slot("average_gradient")
         return "rmsprop", *slots, self._learning_rate, self.momentum, self.rho, self.epsilon, False
@@ -289,7 +289,7 @@ class Adam(Optimizer):
         self.amsgrad = bool(amsgrad)
         self.slot_groups = (("momentum", "velocity"), *[("velocity_hat",)] * self.amsgrad)
 
-    def _rule(self) -> tuple[Any, ...]:
+    def rule(self) -> tuple[Any, ...]:
         slot = self._slots.get
         slots = slot("momentum"), slot("velocity"), slot("velocity_hat")
         rate = float(self._step_size(self._clipped.dtype))

@@ -1,10 +1,15 @@
-"""The CUDA kernels, through Numba: what `fastrnn.backends.cuda` launches.
+"""The CUDA kernels, through Numba, and what launches them for `fastrnn.backends.cuda`.
 
 device.py     memory, streams and launches
-products.py   the big products outside the recurrence, and what goes over whole arrays
+products.py   the big products outside the recurrence, with lookups, dropout masks and sums done on their way
 sweep.py      how a recurrent layer is cut into blocks of threads; what both cells share
 lstm.py, gru.py   a cell each, forward and backward, one launch for all time steps
+recurrent.py  what a recurrent layer launches, forward and backward
 embedding.py  the lookup by token ids and its gradient
+plain.py      activations, dropout, the mask of padding
+end.py        from the last output to loss, metrics and gradient
+updates.py    optimizer steps and clipping
+parts.py      the layers of a model that trains on the GPU
 
 Every array that a kernel sees is flat. A kernel is made by a function of the floating type and of what must be known
 when it is compiled, and kept.

@@ -1,24 +1,25 @@
 """The lookup by token ids and its gradient.
 
 The gradient of a table's row is a sum over the places where its id stands. They are brought into order first, by
-counting: an id's place is the number of ids below it, and of equal ones before it. So the sum has one order, with no
-atomic operation. Counting takes work that grows with the square of the number of ids; for a batch of them a GPU
-finishes it in the time of a few launches.
+counting: an id's place is the number of ids below it, and of equal ones before it. So the sum has one order; atomic
+operations count integers alone. One block orders a batch, in work that grows with its ids and the table's rows.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import cuda
 
 from .device import SIMULATED, Device
 
-# Ids that a block reads together, and a row's columns times the parts of its sum.
+# Ids that a block orders together, and a row's columns times the parts of its sum.
 CHUNK = 4 if SIMULATED else 256
 COLUMNS, PARTS = (2, 2) if SIMULATED else (16, 16)
+# Counters of ids that blocks may have together.
+MOST_PLACES = 1 << 25
 
 
 @functools.cache
@@ -47,24 +48,56 @@ def _gather_kernel(real: Any) -> Any:
 @functools.cache
 def _sort_kernel() -> Any:
     @cuda.jit
-    def sort(order, sorted_ids, ids, count):
+    def sort(order, sorted_ids, places, ids, total, size, batches, rows):
         chunk = cuda.shared.array(CHUNK, np.int64)
-        thread = cuda.threadIdx.x
-        e = cuda.grid(1)
-        mine = ids[e] if e < count else 0
-        place = 0
-        for first in range(0, count, CHUNK):
-            if first + thread < count:
-                chunk[thread] = ids[first + thread]
+        thread, at = cuda.threadIdx.x, cuda.blockIdx.x * rows
+        each = (rows + CHUNK - 1) // CHUNK
+        low, high = at + min(thread * each, rows), at + min((thread + 1) * each, rows)
+        for batch in range(cuda.blockIdx.x, batches, cuda.gridDim.x):
+            start = batch * size
+            count = min(size, total - start)
+            # how often each id stands there, and from that where the first of them goes
+            for row in range(low, high):
+                places[row] = 0
             cuda.syncthreads()
-            for k in range(min(CHUNK, count - first)):
-                other = chunk[k]
-                if other < mine or (other == mine and first + k < e):
-                    place += 1
+            for e in range(thread, count, CHUNK):
+                cuda.atomic.add(places, at + ids[start + e], 1)
             cuda.syncthreads()
-        if e < count:
-            order[place] = e
-            sorted_ids[place] = mine
+            here = 0
+            for row in range(low, high):
+                here += places[row]
+            chunk[thread] = here
+            cuda.syncthreads()
+            place = start
+            for k in range(thread):
+                place += chunk[k]
+            for row in range(low, high):
+                here = places[row]
+                places[row] = place
+                place += here
+            cuda.syncthreads()
+            for first in range(0, count, CHUNK):
+                e = first + thread
+                mine = -1
+                if e < count:
+                    mine = ids[start + e]
+                chunk[thread] = mine
+                cuda.syncthreads()
+                last = True
+                if e < count:
+                    place = places[at + mine]
+                    for k in range(thread):
+                        if chunk[k] == mine:
+                            place += 1
+                    for k in range(thread + 1, CHUNK):
+                        if chunk[k] == mine:
+                            last = False
+                    order[place] = e
+                    sorted_ids[place] = mine
+                cuda.syncthreads()
+                if e < count and last:
+                    places[at + mine] = place + 1
+                cuda.syncthreads()
 
     return sort
 
@@ -74,12 +107,12 @@ def _segments_kernel(real: Any) -> Any:
     zero = real(0)
 
     @cuda.jit
-    def sum_segments(out, dy, order, sorted_ids, count, width):
+    def sum_segments(out, dy, order, sorted_ids, start, count, width):
         """A block sums one row's gradient, COLUMNS at a time, in PARTS parts."""
         parts = cuda.shared.array((PARTS, COLUMNS), real)
         row = cuda.blockIdx.x
         column, part = cuda.threadIdx.x % COLUMNS, cuda.threadIdx.x // COLUMNS
-        low, high = 0, count
+        low, high = start, start + count
         while low < high:
             middle = (low + high) // 2
             if sorted_ids[middle] < row:
@@ -90,7 +123,7 @@ def _segments_kernel(real: Any) -> Any:
             d = d0 + column
             total = zero
             k = low + part
-            while k < count and sorted_ids[k] == row:
+            while k < start + count and sorted_ids[k] == row:
                 if d < width:
                     total += dy[order[k] * width + d]
                 k += PARTS
@@ -121,12 +154,35 @@ def gather(device: Device, table: Any, ids: Any, width: int) -> Any:
     return out
 
 
-def scatter_add(device: Device, ids: Any, dy: Any, out: Any, rows: int, width: int) -> None:
-    """out (rows, width) = for each row the sum of dy (ids.size, width) where its id stands; ids have been checked."""
-    order, sorted_ids = device.empty(ids.size, np.int64), device.empty(ids.size, np.int64)
-    device.launch(_sort_kernel(), *_flat(ids.size), order, sorted_ids, ids, ids.size)
+class Order(NamedTuple):
+    """Where the ids of each batch stand in it, from the smallest id on, and these ids. A batch has `size` of them."""
+
+    places: Any
+    ids: Any
+    size: int
+
+
+def sort(device: Device, ids: Any, rows: int, size: int | None = None) -> Order:
+    """The order of flat ids below `rows`, in batches of that size, the last one maybe smaller; all are one batch
+    without a size."""
+    size = ids.size if size is None else size
+    order = Order(device.empty(ids.size, np.int64), device.empty(ids.size, np.int64), size)
+    batches = max(1, -(-ids.size // max(1, size)))
+    blocks = max(1, min(batches, 2 * device.processors, MOST_PLACES // max(1, rows)))
+    places = device.empty(blocks * rows, np.int64)
+    args = (order.places, order.ids, places, ids, ids.size, size, batches, rows)
+    device.launch(_sort_kernel(), blocks, CHUNK, *args)
+    return order
+
+
+def scatter_add(device: Device, order: Order, dy: Any, out: Any, rows: int, width: int, batch: int = 0) -> None:
+    """out (rows, width) = for each row the sum of dy (ids, width) where its id stands in that batch; ids have been
+    checked."""
+    start = batch * order.size
+    count = min(order.size, order.ids.size - start)
     kernel = _segments_kernel(dy.dtype.type)
-    device.launch(kernel, max(1, rows), COLUMNS * PARTS, out, dy, order, sorted_ids, ids.size, width)
+    args = (out, dy, order.places, order.ids, start, count, width)
+    device.launch(kernel, max(1, rows), COLUMNS * PARTS, *args)
 
 
 def _flat(count: int) -> tuple[int, int]:

@@ -18,7 +18,8 @@ def forward(real: Any, tile: int, resident: bool, shared: bool, grid: bool, rese
     is kept beside them: the candidate's recurrent part, or, with the reset before, what U's candidate part saw."""
     zero, one = real(0), real(1)
     dtype = np.dtype(real)
-    barrier, place, load_weights, product, lane_sum, sigmoid, tanh, store_output, _ = shared_code(real, tile, grid)
+    code = shared_code(real, tile, resident, shared, grid)
+    barrier, place, lay_out, product, lane_sum, sigmoid, tanh, store_output, _ = code
     early = 3 if reset_after else 2  # how many gates see h itself
 
     @sweep_jit(real)
@@ -27,14 +28,7 @@ def forward(real: Any, tile: int, resident: bool, shared: bool, grid: bool, rese
         h_slots = slots if reset_after else slots - 1  # with the reset before, the last one is q's
         part, b0, first, last = place(size)
         memory = cuda.shared.array(0, dtype)
-        out_at, width, weights, seen = 0, H, U, scratch
-        seen_at = part * 2 * slots * H * rows
-        if resident:
-            weights, width, out_at = memory, size.span, 3 * H * size.span
-            load_weights(memory, U, 3 * H, H, first, last, width)
-        if shared:
-            seen, seen_at = memory, out_at
-            out_at += 2 * slots * H * rows
+        weights, width, seen, seen_at, out_at = lay_out(size, memory, U, scratch, 3, part, first, last)
 
         # the first states; rows beyond the batch are zero, and stay so
         for e in range(cuda.threadIdx.x, (last - first) * rows, cuda.blockDim.x):
@@ -141,7 +135,8 @@ def backward(real: Any, tile: int, resident: bool, shared: bool, grid: bool, res
     sees them; `dq` (B, T, H), with reset_after only, what U's candidate part sees instead; dh ends as that of h0."""
     zero, one = real(0), real(1)
     dtype = np.dtype(real)
-    barrier, place, load_weights, product, lane_sum, _, _, _, collect_dy = shared_code(real, tile, grid)
+    code = shared_code(real, tile, resident, shared, grid)
+    barrier, place, lay_out, product, lane_sum, _, _, _, collect_dy = code
     late = 3 if reset_after else 2  # how many gates' gradients come back to h itself
 
     @sweep_jit(real)
@@ -149,14 +144,7 @@ def backward(real: Any, tile: int, resident: bool, shared: bool, grid: bool, res
         B, T, H, rows, slots = size.B, size.T, size.H, size.rows, size.slots
         part, b0, first, last = place(size)
         memory = cuda.shared.array(0, dtype)
-        out_at, width, weights, seen = 0, H, Ut, scratch
-        seen_at = part * 2 * slots * H * rows
-        if resident:
-            weights, width, out_at = memory, size.span, 3 * H * size.span
-            load_weights(memory, Ut, 3 * H, H, first, last, width)
-        if shared:
-            seen, seen_at = memory, out_at
-            out_at += 2 * slots * H * rows
+        weights, width, seen, seen_at, out_at = lay_out(size, memory, Ut, scratch, 3, part, first, last)
 
         for u0 in range(first, last, size.units):
             n = min(size.units, last - u0)

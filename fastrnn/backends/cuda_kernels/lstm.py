@@ -17,21 +17,15 @@ def forward(real: Any, tile: int, resident: bool, shared: bool, grid: bool) -> A
     """The kernel. `gates` (B, T, 4H) holds x W + b and, in training, the activated gates afterwards."""
     zero = real(0)
     dtype = np.dtype(real)
-    barrier, place, load_weights, product, lane_sum, sigmoid, tanh, store_output, _ = shared_code(real, tile, grid)
+    code = shared_code(real, tile, resident, shared, grid)
+    barrier, place, lay_out, product, lane_sum, sigmoid, tanh, store_output, _ = code
 
     @sweep_jit(real)
     def lstm_forward(size, gates, U, scratch, mask, h_mask, h0, c0, y, h, c, h_before, c_before):
         B, T, H, rows, slots = size.B, size.T, size.H, size.rows, size.slots
         part, b0, first, last = place(size)
         memory = cuda.shared.array(0, dtype)
-        out_at, width, weights, seen = 0, H, U, scratch
-        seen_at = part * 2 * slots * H * rows
-        if resident:
-            weights, width, out_at = memory, size.span, 4 * H * size.span
-            load_weights(memory, U, 4 * H, H, first, last, width)
-        if shared:
-            seen, seen_at = memory, out_at
-            out_at += 2 * slots * H * rows
+        weights, width, seen, seen_at, out_at = lay_out(size, memory, U, scratch, 4, part, first, last)
 
         # the first states; rows beyond the batch are zero, and stay so
         for e in range(cuda.threadIdx.x, (last - first) * rows, cuda.blockDim.x):
@@ -97,21 +91,15 @@ def backward(real: Any, tile: int, resident: bool, shared: bool, grid: bool) -> 
     those of the initial states."""
     zero, one = real(0), real(1)
     dtype = np.dtype(real)
-    barrier, place, load_weights, product, lane_sum, _, tanh, _, collect_dy = shared_code(real, tile, grid)
+    code = shared_code(real, tile, resident, shared, grid)
+    barrier, place, lay_out, product, lane_sum, _, tanh, _, collect_dy = code
 
     @sweep_jit(real)
     def lstm_backward(size, gates, c_before, Ut, scratch, mask, h_mask, dy, dhT, dcT, passed_back, dh, dc, dgates):
         B, T, H, rows, slots = size.B, size.T, size.H, size.rows, size.slots
         part, b0, first, last = place(size)
         memory = cuda.shared.array(0, dtype)
-        out_at, width, weights, seen = 0, H, Ut, scratch
-        seen_at = part * 2 * slots * H * rows
-        if resident:
-            weights, width, out_at = memory, size.span, 4 * H * size.span
-            load_weights(memory, Ut, 4 * H, H, first, last, width)
-        if shared:
-            seen, seen_at = memory, out_at
-            out_at += 2 * slots * H * rows
+        weights, width, seen, seen_at, out_at = lay_out(size, memory, Ut, scratch, 4, part, first, last)
 
         for u0 in range(first, last, size.units):
             n = min(size.units, last - u0)

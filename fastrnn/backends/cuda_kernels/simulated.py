@@ -18,6 +18,10 @@ class SimulatedArray(FakeCUDAArray):
     def reshape(self, shape: Any) -> SimulatedArray:
         return SimulatedArray(self._ary.reshape(shape))
 
+    def __getitem__(self, which: Any) -> Any:
+        got = self._ary[which]
+        return SimulatedArray(got) if isinstance(got, np.ndarray) else got
+
 
 class _Memory:
     """Makes NumPy see what a `__cuda_array_interface__` describes, as if it were the host's; it is, here."""

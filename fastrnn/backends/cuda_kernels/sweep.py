@@ -128,7 +128,7 @@ class Shared(NamedTuple):
 
     barrier: Any
     place: Any
-    load_weights: Any
+    lay_out: Any
     product: Any
     lane_sum: Any
     sigmoid: Any
@@ -138,8 +138,8 @@ class Shared(NamedTuple):
 
 
 @functools.cache
-def shared_code(real: Any, tile: int, grid: bool) -> Shared:
-    """The device functions, for real numbers of type `real`."""
+def shared_code(real: Any, tile: int, resident: bool, shared: bool, grid: bool) -> Shared:
+    """The device functions, for real numbers of type `real` and a plan's variant."""
     zero, one = real(0), real(1)
 
     # Read each time: the simulator puts its own module in cuda's place while a kernel runs.
@@ -164,11 +164,21 @@ def shared_code(real: Any, tile: int, grid: bool) -> Shared:
         return part, part * size.rows, first, min(first + size.span, size.H)
 
     @cuda.jit(device=True)
-    def load_weights(memory, weights, count, H, first, last, span):
-        """memory (count, span) = the block's columns of weights (count, H)."""
-        n = last - first
-        for e in range(cuda.threadIdx.x, count * n, cuda.blockDim.x):
-            memory[e // n * span + e % n] = weights[e // n * H + first + e % n]
+    def lay_out(size, memory, weights, scratch, gates, part, first, last):
+        """Where the block finds its weights, how wide their rows are, `seen`, where in it its own begins, and where in
+        its memory products go. Weights (gates * H, H) that are to be resident are loaded."""
+        width, seen_at, out_at = size.H, part * 2 * size.slots * size.H * size.rows, 0
+        seen = scratch
+        if resident:
+            width, n = size.span, last - first
+            out_at = gates * size.H * width
+            for e in range(cuda.threadIdx.x, gates * size.H * n, cuda.blockDim.x):
+                memory[e // n * width + e % n] = weights[e // n * size.H + first + e % n]
+            weights = memory
+        if shared:
+            seen, seen_at = memory, out_at
+            out_at += 2 * size.slots * size.H * size.rows
+        return weights, width, seen, seen_at, out_at
 
     @cuda.jit(device=True)
     def product(
@@ -252,4 +262,4 @@ def shared_code(real: Any, tile: int, grid: bool) -> Shared:
                 got = zero
         return got
 
-    return Shared(barrier, place, load_weights, product, lane_sum, sigmoid, tanh, store_output, collect_dy)
+    return Shared(barrier, place, lay_out, product, lane_sum, sigmoid, tanh, store_output, collect_dy)
