@@ -51,7 +51,8 @@ typedef struct {
     void (*work)(void *, int64_t, int64_t);
     void *context;
     int64_t members;
-    atomic_llong joined; /* how many have begun */
+    uint64_t number;   /* of the job: a worker takes part in each once */
+    atomic_int joined; /* how many have begun */
 } job;
 
 static pthread_mutex_t busy = PTHREAD_MUTEX_INITIALIZER; /* held by the thread whose call has the pool */
@@ -60,7 +61,8 @@ static pthread_cond_t wake = PTHREAD_COND_INITIALIZER;
 static atomic_int wanted = 1;  /* threads per call, the caller's included */
 static int started;            /* workers that exist; changed under `busy` */
 static atomic_uint generation; /* counts the jobs: a worker compares it with the last it saw */
-static atomic_int seats;       /* how many workers may still join the current job */
+static atomic_int asleep;      /* workers that want to be woken */
+static atomic_int open_to;     /* the last worker that may still join the current job; 0: none */
 static atomic_int inside;      /* workers that may be touching it */
 static job current;
 
@@ -70,9 +72,10 @@ static int64_t nanoseconds(void) {
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-static void join(job *j) {
+static void join(job *j, int64_t member) {
     const fp_state before = flush_denormals();
-    j->work(j->context, atomic_fetch_add(&j->joined, 1), j->members);
+    atomic_fetch_add(&j->joined, 1);
+    j->work(j->context, member, j->members);
     restore_denormals(before);
 }
 
@@ -84,20 +87,30 @@ static unsigned wait_for_job(unsigned seen) {
             RELAX();
         }
     } while (nanoseconds() < give_up);
+    /* Whoever starts a job counts it before looking for sleepers, so one of the two sees the other. */
     pthread_mutex_lock(&lock);
+    atomic_fetch_add(&asleep, 1);
     while (atomic_load(&generation) == seen) pthread_cond_wait(&wake, &lock);
+    atomic_fetch_sub(&asleep, 1);
     pthread_mutex_unlock(&lock);
     return atomic_load(&generation);
 }
 
-static void *worker(void *born) {
-    unsigned seen = (unsigned)(uintptr_t)born;
+/* Worker k is always member k, the caller member 0: what a member had in its caches from one job is there for the
+ * next. */
+static void *worker(void *index) {
+    const int member = (int)(intptr_t)index;
+    unsigned seen = 0;
+    uint64_t done = 0;
     for (;;) {
         seen = wait_for_job(seen);
-        /* The caller closes the seats before it waits for `inside` to fall to zero, and a worker enters `inside`
-         * before it takes a seat: so who gets a seat is waited for. */
+        /* The caller closes the job before it waits for `inside` to fall to zero, and a worker enters `inside` before
+         * it looks whether the job is open: so who finds it open is waited for. */
         atomic_fetch_add(&inside, 1);
-        if (atomic_fetch_sub(&seats, 1) > 0) join(&current);
+        if (member <= atomic_load(&open_to) && current.number != done) {
+            done = current.number;
+            join(&current, member);
+        }
         atomic_fetch_sub(&inside, 1);
     }
     return NULL;
@@ -109,7 +122,8 @@ static void after_fork_in_child(void) {
     pthread_mutex_init(&lock, NULL);
     pthread_cond_init(&wake, NULL);
     started = 0;
-    atomic_store(&seats, 0);
+    atomic_store(&asleep, 0);
+    atomic_store(&open_to, 0);
     atomic_store(&inside, 0);
 }
 static void register_fork_handler(void) { pthread_atfork(NULL, NULL, after_fork_in_child); }
@@ -123,8 +137,8 @@ static void start_workers(int count) {
     pthread_sigmask(SIG_SETMASK, &all, &before);
     while (started < count) {
         pthread_t thread;
-        void *born = (void *)(uintptr_t)atomic_load(&generation);
-        if (pthread_create(&thread, NULL, worker, born)) break; /* fewer threads: the same results, later */
+        if (pthread_create(&thread, NULL, worker, (void *)(intptr_t)(started + 1)))
+            break; /* fewer threads: the same results, later */
         pthread_detach(thread);
         started++;
     }
@@ -136,8 +150,8 @@ static void fork_join(int64_t most, int all, void (*work)(void *, int64_t, int64
     int64_t helpers = atomic_load(&wanted) - 1;
     if (helpers > most - 1) helpers = most - 1;
     if (helpers <= 0 || pthread_mutex_trylock(&busy)) {
-        job alone = {work, context, 1, 0};
-        join(&alone);
+        job alone = {work, context, 1, 0, 0};
+        join(&alone, 0);
         return;
     }
     if (started < helpers) start_workers((int)helpers);
@@ -145,15 +159,18 @@ static void fork_join(int64_t most, int all, void (*work)(void *, int64_t, int64
     current.work = work;
     current.context = context;
     current.members = helpers + 1;
+    current.number++;
     atomic_store(&current.joined, 0);
-    atomic_store(&seats, (int)helpers);
-    pthread_mutex_lock(&lock);
+    atomic_store(&open_to, (int)helpers);
     atomic_fetch_add(&generation, 1);
-    pthread_cond_broadcast(&wake);
-    pthread_mutex_unlock(&lock);
-    join(&current);
+    if (atomic_load(&asleep)) {
+        pthread_mutex_lock(&lock);
+        pthread_cond_broadcast(&wake);
+        pthread_mutex_unlock(&lock);
+    }
+    join(&current, 0);
     while (all && atomic_load(&current.joined) < current.members) RELAX();
-    atomic_store(&seats, 0);
+    atomic_store(&open_to, 0);
     while (atomic_load(&inside)) RELAX();
     pthread_mutex_unlock(&busy);
 }
@@ -162,22 +179,36 @@ void frnn_team(int64_t most, void (*work)(void *context, int64_t member, int64_t
     fork_join(most, 1, work, context);
 }
 
+/* Tasks in as many shares as threads may come. A member begins with its own share, the same from call to call, so that
+ * its caches still hold what a task before left there (backward reads what forward kept), and then helps the others. */
 typedef struct {
     void (*task)(void *, int64_t);
     void *context;
-    int64_t tasks;
-    atomic_llong next; /* the next task that nobody has taken */
+    int64_t tasks, shares;
+    struct {
+        _Alignas(64) atomic_llong next; /* the share's next task that nobody has taken */
+    } of[MAX_WORKERS + 1];
 } task_list;
+
+static int64_t share_begin(const task_list *list, int64_t share) { return list->tasks * share / list->shares; }
 
 static void work_off(void *context, int64_t member, int64_t members) {
     task_list *list = context;
-    (void)member, (void)members;
-    for (int64_t index; (index = atomic_fetch_add(&list->next, 1)) < list->tasks;) list->task(list->context, index);
+    (void)members;
+    for (int64_t k = 0; k < list->shares; k++) {
+        const int64_t share = (member + k) % list->shares, end = share_begin(list, share + 1);
+        for (int64_t index; (index = atomic_fetch_add(&list->of[share].next, 1)) < end;)
+            list->task(list->context, index);
+    }
 }
 
 void frnn_parallel(int64_t most, int64_t tasks, void (*task)(void *context, int64_t index), void *context) {
-    task_list list = {task, context, tasks, 0};
-    fork_join(tasks < most ? tasks : most, 0, work_off, &list);
+    const int64_t threads = frnn_get_threads();
+    most = tasks < most ? tasks : most;
+    task_list list;
+    list.task = task, list.context = context, list.tasks = tasks, list.shares = most < threads ? most : threads;
+    for (int64_t share = 0; share < list.shares; share++) atomic_init(&list.of[share].next, share_begin(&list, share));
+    fork_join(most, 0, work_off, &list);
 }
 
 void frnn_barrier_wait(frnn_barrier *barrier, int members) {
