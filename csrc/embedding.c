@@ -11,7 +11,7 @@ int64_t frnn_find_bad_id(const void *ids, int32_t id_bytes, int64_t n, int64_t r
     /* First whether there is any, without a branch an id: one is bad if its sign bit, or that of what is left between
      * it and the last row, is set. */
     if (id_bytes == 4) {
-        const uint32_t *id = ids, last = (uint32_t)(rows < INT32_MAX ? rows - 1 : INT32_MAX);
+        const uint32_t *id = ids, last = (uint32_t)(rows <= INT32_MAX ? rows - 1 : INT32_MAX);
         uint32_t signs = 0;
         for (int64_t k = 0; k < n; k++) signs |= id[k] | (last - id[k]);
         if (!(signs >> 31)) return -1;

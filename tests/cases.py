@@ -24,6 +24,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "mask_zero_last": {"mask": True, "zero_output_for_mask": True, "return_sequences": False},
     "mask_backwards": {"mask": True, "go_backwards": True},
     "dropout": {"x_drop": "shared"},
+    "dropout_backwards": {"x_drop": "shared", "go_backwards": True},
     "recurrent_dropout": {"h_drop": True},
     "both_dropouts": {"x_drop": "per_gate", "h_drop": True},
     "all": {"x_drop": "per_gate", "h_drop": True, "mask": True, "go_backwards": True},

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import fastrnn as fr
 from cases import CELLS, OPTIONS, assert_close, make_case
+from conftest import PoisonedNumpy
 
 TOLERANCE = {np.float32: 1e-5, np.float64: 1e-12}
 
@@ -37,6 +38,8 @@ SHAPES = [
     (600, 2, 2, 3),
     (3, 4, 70, 100),  # large for its few rows, and large in itself: a team of threads works on one task
     (18, 3, 130, 201),
+    (15, 52, 20, 140),  # and so for GRU, over several blocks of time steps
+    (15, 52, 7, 150),
 ]
 
 
@@ -53,7 +56,7 @@ def test_options(poisoned: str, cell: str, options: str, dtype: Any) -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("cell", CELLS)
 def test_shapes(poisoned: str, cell: str, shape: tuple[int, int, int, int], dtype: Any) -> None:
-    for options in ("plain", "mask", "all"):
+    for options in ("plain", "mask", "all", "dropout_backwards"):
         case = make_case(cell, shape, dtype, seed=4, **OPTIONS[options])
         assert_close(case.run(poisoned), case.run("reference"), TOLERANCE[dtype])
 
@@ -154,6 +157,32 @@ def test_reserve_is_as_small_as_promised(c_backend: ModuleType) -> None:
     for cell, gates in (("lstm", 4), ("gru", 3)):
         *_, reserve = make_case(cell, (B, T, I, H), np.float32).forward("c")
         assert reserve.data[0].size <= T * B * (gates + 2) * H + B * H + 32
+
+
+@pytest.mark.parametrize("options", ["plain", "all"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_nothing_is_written_beside_an_array(
+    c_backend: ModuleType, monkeypatch: pytest.MonkeyPatch, cell: str, options: str
+) -> None:
+    """Wherever in a line of cache an array begins: the reserve is used from the first whole line on."""
+    guarded: list[tuple[np.ndarray, int, int]] = []
+
+    class GuardedNumpy(PoisonedNumpy):
+        @staticmethod
+        def empty(shape: Any, dtype: Any) -> np.ndarray:
+            size, before = int(np.prod(shape)), 64 + len(guarded) % 17
+            around = np.full(size + 160, -7, dtype)
+            guarded.append((around, before, before + size))
+            return around[before : before + size].reshape(shape)
+
+    monkeypatch.setattr(c_backend, "np", GuardedNumpy())
+    for dtype in (np.float32, np.float64):
+        for H in (1, 5, 8, 9, 17):
+            case = make_case(cell, (11, 3, 7, H), dtype, seed=12, **OPTIONS[options])
+            assert_close(case.run("c"), case.run("reference"), TOLERANCE[dtype])
+    assert len(guarded) > 17
+    for around, begin, end in guarded:
+        assert (np.delete(around, slice(begin, end)) == -7).all()
 
 
 def test_memory_is_given_back(c_backend: ModuleType) -> None:

@@ -13,14 +13,31 @@ import numpy as np
 import pytest
 
 import fastrnn as fr
-from cases import CELLS, OPTIONS, assert_close, make_case
+from cases import CELLS, OPTIONS, Case, assert_close, make_case
 
-SHAPES = [(1, 5, 3, 4), (64, 30, 16, 8), (70, 8, 5, 33), (300, 4, 9, 17), (3, 4, 70, 100), (18, 3, 130, 201)]
+# Where a team of threads works on one task of every cell, over several blocks of time steps; inputs brought together
+# for the products over a block, and taken where they lie.
+TEAM_SHAPES = [(15, 52, 20, 140), (15, 52, 7, 150)]
+SHAPES = [
+    (1, 5, 3, 4),
+    (64, 30, 16, 8),
+    (70, 8, 5, 33),
+    (300, 4, 9, 17),
+    (3, 4, 70, 100),
+    (18, 3, 130, 201),
+    *TEAM_SHAPES,
+]
 
 
 def assert_identical(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
     for name, array in a.items():
         np.testing.assert_array_equal(array, b[name], err_msg=name)
+
+
+def leave_other_numbers(case: Case, backend: str) -> None:
+    """In memory that the next run may get: what it reads too early must not be right by chance, left by the last."""
+    others = {name: (array[::-1] + 1).astype(array.dtype) for name, array in case.inputs.items()}
+    case.with_inputs(**others).run(backend)
 
 
 @pytest.mark.parametrize("options", ["plain", "all"])
@@ -35,7 +52,40 @@ def test_any_number_of_threads(
     for threads in (1, 2, 3, 7):
         fr.set_num_threads(threads)
         for _ in range(3):
+            leave_other_numbers(case, threaded_backend)
             assert_identical(case.run(threaded_backend), alone)
+
+
+def _unequal_on_one_core(queue: multiprocessing.Queue) -> None:  # type: ignore[type-arg]
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    unequal = []
+    for shape in TEAM_SHAPES:
+        for cell in CELLS:
+            for options in ("plain", "all"):
+                case = make_case(cell, shape, np.float32, seed=33, **OPTIONS[options])
+                fr.set_num_threads(1)
+                alone = case.run("c")
+                for threads in (2, 3):
+                    leave_other_numbers(case, "c")
+                    fr.set_num_threads(threads)
+                    together = case.run("c")
+                    names = [name for name, array in alone.items() if not np.array_equal(array, together[name])]
+                    if names:
+                        unequal.append((cell, shape, options, threads, names))
+    queue.put(unequal)
+
+
+def test_members_of_a_team_wait_for_each_other(c_backend: ModuleType) -> None:
+    """On one core a thread runs until it has to wait: where it does not, the others' parts are not yet there."""
+    if not hasattr(os, "sched_setaffinity"):
+        pytest.skip("this system does not pin a process to a core")
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    child = context.Process(target=_unequal_on_one_core, args=(queue,))
+    child.start()
+    assert queue.get(timeout=120) == []
+    child.join(timeout=120)
+    assert child.exitcode == 0
 
 
 def test_a_sample_does_not_depend_on_its_batch(backend: str) -> None:

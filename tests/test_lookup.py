@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -97,6 +98,14 @@ def test_bad_ids(ids: np.ndarray, error: type[Exception], message: str) -> None:
     table, W, U = np.zeros((7, 2)), np.zeros((2, 4)), np.zeros((1, 4))
     with pytest.raises(error, match=message):
         fr.lstm(Lookup(table, ids), W, U)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+@pytest.mark.parametrize("rows", [1, 2, 2**31 - 2, 2**31 - 1, 2**31, 2**31 + 1])
+def test_bad_ids_of_huge_tables(c_backend: ModuleType, rows: int, dtype: Any) -> None:
+    """The check that the kernels trust, around the largest id that 4 bytes hold; the table itself need not be there."""
+    for id_ in (-(2**31), -1, 0, 1, 2**31 - 3, 2**31 - 2, 2**31 - 1):
+        assert c_backend._bad_id(np.array([0, id_, 0], dtype), rows) == (-1 if 0 <= id_ < rows else 1)
 
 
 @pytest.mark.parametrize("kind", [fr.LSTM, fr.GRU])
