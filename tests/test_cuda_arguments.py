@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -112,3 +113,80 @@ def test_contiguity_is_read_from_the_interface() -> None:
     assert CudaArray(Theirs(array, strides=array.strides)).flags.c_contiguous
     assert CudaArray(Theirs(array, strides=(16, 999, 4))).flags.c_contiguous
     assert not CudaArray(Theirs(array, strides=(32, 16, 4))).flags.c_contiguous
+
+
+# -- streams and GPUs, as far as a driver that only writes down what it is asked can show
+
+
+class Recorder:
+    """In `numba.cuda`'s place: a machine with some GPUs, and what is waited for and copied."""
+
+    def __init__(self, gpus: int = 1) -> None:
+        self.gpus = range(gpus)
+        self.log: list[Any] = []
+
+    def get_current_device(self) -> SimpleNamespace:
+        return SimpleNamespace(id=0, MULTIPROCESSOR_COUNT=5, COOPERATIVE_LAUNCH=1)
+
+    def external_stream(self, pointer: int) -> SimpleNamespace:
+        return SimpleNamespace(synchronize=lambda: self.log.append(("wait", pointer)))
+
+    def default_stream(self) -> SimpleNamespace:
+        return self.external_stream(0)
+
+    def device_array(self, size: int, dtype: Any, stream: Any) -> SimpleNamespace:
+        out = SimpleNamespace(copy_to_device=lambda array, stream: self.log.append("copy"))
+        out.reshape = lambda shape: out
+        return out
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module of that name, on a Recorder."""
+    pytest.importorskip("numba_cuda")
+    from fastrnn.backends.cuda_kernels import device
+
+    monkeypatch.setattr(device, "SIMULATED", False)
+    monkeypatch.setattr(device, "cupy", None)
+    monkeypatch.setattr(device, "cuda", Recorder())
+    return device
+
+
+def _there(stream: int | None) -> CudaArray:
+    return CudaArray(Theirs(np.zeros(3, F), stream=stream))
+
+
+@pytest.mark.parametrize("stream", [None, 0, 1])
+def test_the_default_stream_has_three_names(device: Any, stream: int | None) -> None:
+    there = device.Device((_there(stream), np.zeros(3, F), _there(1)))
+    assert there.stream_pointer == 0
+    there.to_device(np.zeros(3, F))
+    assert device.cuda.log == ["copy"]  # it returns when it has read the host's array
+
+
+def test_a_copy_on_another_stream_is_waited_for(device: Any) -> None:
+    there = device.Device((_there(77),))
+    there.to_device(np.zeros(3, F))
+    assert device.cuda.log == ["copy", ("wait", 77)]
+
+
+def test_arrays_of_two_streams_are_waited_for_on_both_ends(device: Any) -> None:
+    there = device.Device((_there(77), _there(88)))
+    assert device.cuda.log == [("wait", 88)]
+    there.give(there.empty(3, F), (3,), to_host=False)
+    assert device.cuda.log == [("wait", 88), ("wait", 77)]
+    alone = device.Device((_there(77),))
+    alone.give(alone.empty(3, F), (3,), to_host=False)
+    assert device.cuda.log == [("wait", 88), ("wait", 77)]
+
+
+@pytest.mark.skipif(os.environ.get("NUMBA_ENABLE_CUDASIM") == "1", reason="the simulator has no driver to ask")
+def test_arrays_of_another_gpu(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from numba.cuda.cudadrv import driver
+
+    asked = SimpleNamespace(cuPointerGetAttribute=lambda attribute, pointer: 1)
+    monkeypatch.setattr(driver, "driver", asked)
+    device.Device((_there(None),))  # with one GPU nobody asks
+    monkeypatch.setattr(device.cuda, "gpus", range(2))
+    with pytest.raises(ValueError, match=r"lies on GPU 1, while GPU 0 is the current one.*numba\.cuda\.gpus\[1\]"):
+        device.Device((_there(None),))

@@ -25,7 +25,7 @@ if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
     pytest.skip("Numba's CUDA simulator is on, which compiles nothing", allow_module_level=True)
 
 from numba import cuda, from_dtype, types
-from numba.cuda import dispatcher
+from numba.cuda import codegen, dispatcher
 
 from fastrnn.backends.cuda_kernels import embedding, end, gru, lstm, plain, products, sweep, updates
 
@@ -115,6 +115,20 @@ def test_sweeps(capability: tuple[int, int], variant: tuple[Any, ...], real: Any
     }.items():
         signature = arguments(kernel, size=sizes(sweep.Sizes), mask=array(np.uint8), others=array(real))
         assemble(f"{name} {real.__name__} {variant}", kernel, signature, capability, threads, tmp_path)
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES, indirect=True, ids=str)
+def test_kernels_that_meet(capability: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they are launched: linked with the barrier of a grid, which they are found to need though it is a device
+    function that has it. A launch that did not know would not wait."""
+    monkeypatch.setattr(codegen.CUDACodeLibrary, "_ensure_cc", lambda library, cc=None: cc or capability)
+    real = np.float32
+    for kernel in (lstm.forward(real, 4, True, False, True), gru.backward(real, 4, True, False, True, False)):
+        signature = arguments(kernel, size=sizes(sweep.Sizes), mask=array(np.uint8), others=array(real))
+        options = {name: kernel.targetoptions[name] for name in ("launch_bounds", "lto", "opt")}
+        made = dispatcher._Kernel(kernel.py_func, signature, **options)
+        assert made.cooperative
+        assert made._codelibrary.get_cubin(cc=capability).code[:4] == b"\x7fELF"
 
 
 @pytest.mark.parametrize("real", [np.float32, np.float64])

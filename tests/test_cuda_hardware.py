@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 from typing import Any
 
 import numpy as np
@@ -118,6 +119,46 @@ def test_arrays_on_the_gpu(cell: str, to_gpu: Any) -> None:
     got = there.run("auto")
     assert all(hasattr(array, "__cuda_array_interface__") for array in got.values())
     assert_close({name: ops.to_numpy(array) for name, array in got.items()}, want, 1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("cell", CELLS)
+def test_streams(cell: str, count: int) -> None:
+    """Arrays of one stream that is not the default one, and of two in turn; some in the host's memory."""
+    from numba import cuda
+
+    streams = itertools.cycle([cuda.stream() for _ in range(count)])
+
+    def move(name: str, value: Any) -> Any:
+        on_host = name in ("b", "mask") or not isinstance(value, np.ndarray)
+        return value if on_host else cuda.to_device(value, stream=next(streams))
+
+    case = make_case(cell, (64, 50, 16, 128), np.float32, seed=11, **OPTIONS["all"])
+    want = case.run("reference")
+    for _ in range(5):
+        there = Case(
+            cell,
+            {name: move(name, array) for name, array in case.inputs.items()},
+            [move("", array) for array in case.upstream],
+            {name: move(name, value) for name, value in case.options.items()},
+        )
+        got = {name: ops.to_numpy(array) for name, array in there.run("auto").items()}
+        assert_close(got, want, 1e-5)
+
+
+def test_two_gpus() -> None:
+    """Arrays that lie on another GPU than the current one are refused; on that one the work is done there."""
+    from numba import cuda
+
+    if len(cuda.gpus) < 2:
+        pytest.skip("one GPU")
+    case = make_case("lstm", (5, 7, 3, 4), np.float32, seed=12)
+    with cuda.gpus[1]:
+        inputs = {name: cuda.to_device(array) for name, array in case.inputs.items()}
+        got = ops.to_numpy(fr.lstm(**inputs)[0])
+    np.testing.assert_allclose(got, fr.lstm(**case.inputs, backend="reference")[0], rtol=1e-5, atol=1e-6)
+    with cuda.gpus[0], pytest.raises(ValueError, match="lies on GPU 1, while GPU 0 is the current one"):
+        fr.lstm(**inputs)
 
 
 # -- models that train where their weights lie

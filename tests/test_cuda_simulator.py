@@ -279,7 +279,8 @@ def test_layers_take_them_too() -> None:
 
 
 def test_streams(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The work goes on the stream that x names; what lies ready on others is waited for."""
+    """The work goes on the stream that x names; what lies ready on others is waited for, and then the work itself, by
+    each result."""
     from fastrnn.backends.cuda_kernels import device
 
     waited: list[int] = []
@@ -289,10 +290,11 @@ def test_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs["x"], inputs["W"] = Theirs(case.inputs["x"], 101), Theirs(case.inputs["W"], 202)
     _, _, reserve = fr.gru_forward(**inputs)
     assert reserve is not None
-    assert waited == [202]
+    assert waited == [202] + 2 * [101]
+    waited.clear()
     assert reserve.data.layer.device.stream_pointer == 101
     fr.gru_backward(reserve, Theirs(case.upstream[0], 303))
-    assert waited == [202, 101]
+    assert waited == [101] + 5 * [303]
 
 
 def test_training_a_model() -> None:

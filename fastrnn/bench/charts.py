@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,6 +46,72 @@ def draw(results: Results, folder: Path) -> list[Path]:
                 figure.savefig(temporary, format="png")
             paths.append(path)
     return paths
+
+
+def draw_crossover(results: Results, part: str, path: Path, slow: str, fast: Sequence[str]) -> bool:
+    """Draws, for the layers of a part of the results, time against units, of the contender `slow` and of each of those
+    that may overtake it, and marks where they do. A panel for each cell and mode; False where none has two sizes.
+
+    Raises:
+        ImportError: where matplotlib is not installed. OSError: where the file cannot be written.
+    """
+    panels: dict[str, list[Case]] = {}
+    for case in results.part(part):
+        B, T, _, _ = case.labels["shape"]
+        title = f"{case.labels['cell'].upper()} {case.labels['mode']}, B={B}, T={T}"
+        panels.setdefault(title, []).append(case)
+    found = {title: cases for title, cases in panels.items() if len({case.labels["H"] for case in cases}) > 1}
+    if not found:
+        return False
+    everyone = (slow, *fast)
+    columns = min(2, len(found))
+    lines = -(-len(found) // columns)
+    figure = _figure(4.8 * columns, 3.5 * lines + 1)
+    grid = figure.subplots(lines, columns, squeeze=False)
+    for axes, (title, cases) in zip(grid.flat, found.items(), strict=False):
+        cases.sort(key=lambda case: case.labels["H"])
+        for who in everyone:
+            points = [(case.labels["H"], 1e3 * case.value(who)) for case in cases if who in case.rounds]
+            if points:
+                axes.plot(
+                    *zip(*points, strict=True), marker="o", markersize=3.5, color=_color(who, everyone), label=who
+                )
+        for who in fast:
+            both = [case for case in cases if slow in case.rounds and who in case.rounds]
+            at = crossing([case.labels["H"] for case in both], [case.ratio(slow, who).median for case in both])
+            if at is not None:
+                axes.axvline(at, color=_color(who, everyone), linewidth=1, linestyle=(0, (4, 2)))
+                place, shift = (at, 0.03 + 0.07 * fast.index(who)), (3, 0)
+                text = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "fontsize": 7}
+                axes.annotate(f"{at:.0f}", place, xytext=shift, color=_color(who, everyone), **text)
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        sizes = [case.labels["H"] for case in cases]
+        axes.set_xticks(sizes, list(map(str, sizes)), fontsize=8)
+        axes.minorticks_off()
+        _plain_log(axes.yaxis)
+        axes.set_title(title, fontsize=9)
+        _clean(axes)
+    for axes in grid.flat[len(found) :]:
+        axes.remove()
+    figure.supylabel("ms", fontsize=9)
+    gpus = ", ".join(results.about.get("gpus", []))
+    figure.supxlabel(f"units; dashed: from where on it is faster than {slow}\n{gpus}; {_note(results)}", fontsize=7)
+    _legend(figure, grid.flat, len(everyone))
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png")
+    return True
+
+
+def crossing(sizes: Sequence[float], ratios: Sequence[float]) -> float | None:
+    """The size from which on ratios stay above 1, between two that were measured, on logarithmic axes; None where they
+    do at all sizes or at the largest do not."""
+    points = [(math.log(size), math.log(ratio)) for size, ratio in zip(sizes, ratios, strict=True)]
+    below = [k for k, (_, ratio) in enumerate(points) if ratio <= 0]
+    if not below or below[-1] == len(points) - 1:
+        return None
+    (x0, y0), (x1, y1) = points[below[-1] : below[-1] + 2]
+    return math.exp(x0 + (x1 - x0) * -y0 / (y1 - y0))
 
 
 def _figure(width: float, height: float) -> Any:

@@ -30,7 +30,17 @@ def processor() -> str:
 @cache
 def gpus() -> list[str]:
     """The names of the NVIDIA GPUs, as their driver tells them."""
-    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    return _ask_driver("name")
+
+
+def driver() -> str | None:
+    """The version of the NVIDIA driver, None without one."""
+    return next(iter(_ask_driver("driver_version")), None)
+
+
+def _ask_driver(what: str) -> list[str]:
+    """A line for each GPU."""
+    command = ["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader"]
     try:
         found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
     except (OSError, subprocess.SubprocessError):

@@ -61,20 +61,28 @@ class Device:
 
     The stream is the one that the first of the call's CUDA arrays names, else Numba's default; what else they name is
     waited for. `processors` is how many multiprocessors the GPU has, `can_meet` whether the blocks of a grid can wait
-    for each other.
+    for each other. ValueError where an array lies on another GPU than the current one.
     """
 
-    can_meet = not SIMULATED
-
     def __init__(self, arrays: Iterable[Any], earlier: Device | None = None) -> None:
-        named = [array.stream for array in arrays if isinstance(array, CudaArray) and array.stream is not None]
+        there = [array for array in arrays if isinstance(array, CudaArray)]
+        # 1 is the default stream, which is 0 here, as the protocol, and so CuPy, calls it
+        named = [0 if array.stream == 1 else array.stream for array in there if array.stream is not None]
         if earlier is not None:
             named.append(earlier.stream_pointer)
         self.stream_pointer: int = named[0] if named else 0
         self.stream = _stream(self.stream_pointer)
-        for other in {pointer for pointer in named if pointer != self.stream_pointer}:
+        others = {pointer for pointer in named if pointer != self.stream_pointer}
+        for other in others:
             _synchronize(other)
-        self.processors = 2 if SIMULATED else int(cuda.get_current_device().MULTIPROCESSOR_COUNT)
+        self._mixed = bool(others)
+        self.processors, self.can_meet = 2, False
+        if not SIMULATED:
+            gpu = cuda.get_current_device()
+            self.processors, self.can_meet = int(gpu.MULTIPROCESSOR_COUNT), bool(gpu.COOPERATIVE_LAUNCH)
+            if len(cuda.gpus) > 1:
+                for array in there:
+                    _check_place(array, gpu.id)
 
     def empty(self, size: int, dtype: Any) -> Any:
         """A flat array of the GPU's, not initialised. CuPy's pool gives it where CuPy is there: that is faster."""
@@ -83,14 +91,18 @@ class Device:
         if cupy is None:
             return cuda.device_array(size, dtype, stream=self.stream)
         with cupy.cuda.ExternalStream(self.stream_pointer):
-            return cuda.as_cuda_array(cupy.empty(size, dtype), sync=False)
+            array = cuda.as_cuda_array(cupy.empty(size, dtype), sync=False)
+        array.stream = self.stream  # CuPy has another name for the default one, and with a name, copies do not wait
+        return array
 
     def to_device(self, array: np.ndarray) -> Any:
-        """A flat copy of a NumPy array."""
+        """A flat copy of a NumPy array, which may be changed or freed at once."""
         if SIMULATED:
             return simulated.copy(array)
         out = self.empty(array.size, array.dtype)
         out.copy_to_device(array.reshape(-1), stream=self.stream)
+        if self.stream_pointer:  # only on the default stream has a copy read its source when it returns
+            _synchronize(self.stream_pointer)
         return out
 
     def get(self, array: Any) -> Any:
@@ -105,11 +117,14 @@ class Device:
         return flat.view(np.uint8) if array.dtype == np.bool_ else flat
 
     def give(self, array: Any, shape: tuple[int, ...], to_host: bool) -> Any:
-        """A kernel's flat array for the caller: a NumPy array, or one of the GPU's that names the stream."""
+        """A kernel's flat array for the caller: a NumPy array, or one of the GPU's that names the stream, if it is not
+        the default one."""
         if to_host:
             host = array.copy_to_host(stream=self.stream).reshape(shape)
             _synchronize(self.stream_pointer)
             return host
+        if self._mixed:  # memory of other streams is used there again as soon as the caller lets go of it
+            _synchronize(self.stream_pointer)
         out = array.reshape(shape)
         out.stream = self.stream
         return out
@@ -125,3 +140,17 @@ def _stream(pointer: int) -> Any:
 def _synchronize(pointer: int) -> None:
     if not SIMULATED:
         (_stream(pointer) or cuda.default_stream()).synchronize()
+
+
+def _check_place(array: CudaArray, current: int) -> None:
+    """ValueError where the array lies on another GPU: to touch it would end all work on the current one."""
+    from numba.cuda.cudadrv.driver import binding, driver  # the simulator has none
+
+    attribute = binding.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+    pointer = binding.CUdeviceptr(array.owner.__cuda_array_interface__["data"][0])
+    place = int(driver.cuPointerGetAttribute(attribute, pointer))
+    if place != current:
+        raise ValueError(
+            f"an array lies on GPU {place}, while GPU {current} is the current one; call this in a block of "
+            f"`with numba.cuda.gpus[{place}]:`"
+        )

@@ -53,7 +53,11 @@ def _set_weights(parameters: Iterable[Any], cell: str, W: np.ndarray, U: np.ndar
 
 
 def layer(problem: Problem, variant: str, threads: int) -> Job:
-    device = _prepare(threads, variant)
+    return layer_on(problem, _prepare(threads, variant))
+
+
+def layer_on(problem: Problem, device: Any, *, resident: bool = False) -> Job:
+    """The layer on that device; `resident` leaves inputs and results there, too."""
     spec = problem.layer
     _, _, I, H = spec.shape
     make: Any = torch.nn.LSTM if spec.cell == "lstm" else torch.nn.GRU
@@ -62,15 +66,17 @@ def layer(problem: Problem, variant: str, threads: int) -> Job:
     module.to(device)
     x = torch.from_numpy(np.ascontiguousarray(problem.x.swapaxes(0, 1)))
     dy = torch.from_numpy(np.ascontiguousarray(problem.dy.swapaxes(0, 1)))
+    home = device if resident else torch.device("cpu")
+    x, dy = x.to(home), dy.to(home)
 
     if not spec.train:
         module.eval()
 
         def infer() -> Any:
             with torch.inference_mode():
-                return module(x.to(device))[0].cpu()
+                return module(x.to(device))[0].to(home)
 
-        return Job(run=infer, results=lambda: {"y": infer().numpy().swapaxes(0, 1)})
+        return Job(run=infer, results=lambda: {"y": infer().cpu().numpy().swapaxes(0, 1)})
 
     x.requires_grad_()
     arguments = [x, *module.parameters()]
@@ -78,14 +84,14 @@ def layer(problem: Problem, variant: str, threads: int) -> Job:
     def train() -> Any:
         y = module(x.to(device))[0]
         grads = torch.autograd.grad(y, arguments, dy.to(device))
-        return y.cpu(), [grad.cpu() for grad in grads]
+        return y.to(home), [grad.to(home) for grad in grads]
 
     def results() -> dict[str, np.ndarray]:
         y, grads = train()
-        dx, dW, dU, *db = (grad.numpy() for grad in grads)
+        dx, dW, dU, *db = (grad.cpu().numpy() for grad in grads)
         db = [_gates(part, spec.cell) for part in db]
         return {
-            "y": y.detach().numpy().swapaxes(0, 1),
+            "y": y.detach().cpu().numpy().swapaxes(0, 1),
             "dx": dx.swapaxes(0, 1),
             "dW": _gates(dW.T, spec.cell),
             "dU": _gates(dU.T, spec.cell),
