@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
+from collections import deque
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,16 +76,32 @@ class Record:
                 self.fields[self.place[name]] = array.__array_interface__["data"][0]
                 self.alive.append(array)
 
-    def allocate(self, dtype: Any, **sizes: int) -> np.ndarray:
-        """Addresses of fresh memory for so many numbers each, from a cache line's beginning on: vectors across two
-        lines take longer. The caller keeps it alive."""
+    def allocate(self, dtype: Any, spare: deque[np.ndarray] | None = None, **sizes: int) -> np.ndarray:
+        """Addresses of memory for so many numbers each, from a cache line's beginning on: vectors across two lines take
+        longer. It is fresh, or the spare one if that is large enough. The caller keeps it alive."""
         line = 64 // dtype.itemsize
-        memory = np.empty(sum(-(-size // line) for size in sizes.values()) * line + line, dtype)
+        needed = sum(-(-size // line) * 64 for size in sizes.values()) + 64
+        memory = np.empty(0, np.uint8)
+        if spare is not None:
+            with suppress(IndexError):  # another call has it
+                memory = spare.pop()
+        if memory.size < needed:
+            memory = np.empty(needed, np.uint8)
         address = -(-memory.__array_interface__["data"][0] // 64) * 64
         for name, size in sizes.items():
             self.fields[self.place[name]] = address
             address += -(-size // line) * 64
         return memory
+
+
+# Working memory of the last call: what is fresh is cleared by the system, page by page.
+_spare: deque[np.ndarray] = deque(maxlen=1)
+MAX_SPARE = 1 << 27
+
+
+def _keep(scratch: np.ndarray) -> None:
+    if scratch.size <= MAX_SPARE:
+        _spare.append(scratch)
 
 
 class Data(NamedTuple):
@@ -203,6 +221,7 @@ def _forward(call: Call, lstm: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray
     )
     scratch = record.allocate(
         dtype,
+        _spare,
         panels=gates * (H + package.TILE_ROWS) * rows,
         valid=tasks * (T if call.mask is not None else 1) * width,
         factor=tasks * factors * rows * width,
@@ -211,7 +230,7 @@ def _forward(call: Call, lstm: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray
     )
     _run("pack", record, dtype, lanes, pieces)
     _run("lstm_forward" if lstm else "gru_forward", record, dtype, lanes, tasks, seats)
-    del scratch  # it had to live until here
+    _keep(scratch)
     return y, hT, cT, Data(record, reserve) if call.training else None
 
 
@@ -246,6 +265,7 @@ def _backward(
     record.point(sample=lane_samples[0], row_of=lane_samples[1], barrier=barrier)
     scratch = record.allocate(
         dtype,
+        _spare,
         W_panels=(I + package.TILE_ROWS) * columns,
         U_panels=(H + package.TILE_ROWS) * columns,
         valid=tasks * (T if call.mask is not None else 1) * width,
@@ -264,7 +284,7 @@ def _backward(
     _run("pack_back", record, dtype, lanes, pieces)
     _run("lstm_backward" if lstm else "gru_backward", record, dtype, lanes, tasks, seats)
     _run("gradients_reduce", record, dtype, lanes, pieces)
-    del scratch  # it had to live until here
+    _keep(scratch)
     if call.ids is not None:
         table = np.empty_like(call.x)
         embedding_backward(call.ids, dx, table)

@@ -27,6 +27,10 @@ from .products import few_columns, product
 from .transposes import columns_to_rows, rows_to_columns
 from .vectors import TILE_ROWS, fma
 
+# So many rows of weights are packed panel by panel, then the next: they are written in order, and both panels that
+# share a line of cache find it there, though rows are often a power of two apart.
+PACK_ROWS = 32
+
 # -- packing the weights ----------------------------------------------------------------------------------------------
 
 
@@ -43,24 +47,31 @@ def pack(p, piece):
     H, K, columns = p.units, p.rows, p.gates * p.units
     panels = -(-H // TILE_ROWS)
     begin, end = share(H, piece, p.pieces)
-    for k in range(K):
-        row, bias = p.W + k * columns, p.inputs <= k < K - H
-        if bias:
-            row = p.b + (k - p.inputs) * columns
-        elif k >= K - H:
-            row = p.U + (k - K + H) * columns
-        given = p.biased or not bias
+    for k_begin in range(0, K, PACK_ROWS):
         for g in range(p.gates):
             for first in range(begin, end, TILE_ROWS):
-                to, at = p.panels + ((g * panels + first // TILE_ROWS) * K + k) * TILE_ROWS, row + (g * H + first)
-                if given and first + TILE_ROWS <= H:
-                    for r in range(TILE_ROWS):
-                        to[r] = at[r]
-                else:
-                    for r in range(TILE_ROWS):
-                        to[r] = 0
-                    for r in range(min(TILE_ROWS, H - first) if given else 0):
-                        to[r] = at[r]
+                to = p.panels + ((g * panels + first // TILE_ROWS) * K + k_begin) * TILE_ROWS
+                for k in range(k_begin, min(K, k_begin + PACK_ROWS)):
+                    row, given = p.W + k * columns, True
+                    if k >= K - H:
+                        row = p.U + (k - K + H) * columns
+                    elif k >= p.inputs:
+                        row, given = p.b + (k - p.inputs) * columns, p.biased != 0
+                    _pack_row(row + (g * H + first), min(TILE_ROWS, H - first) if given else 0, to)
+                    to = to + TILE_ROWS
+
+
+@njit(error_model="numpy")
+def _pack_row(row, count, to):
+    """A panel's numbers for one k: so many of a row, then zeros."""
+    if count == TILE_ROWS:
+        for r in range(TILE_ROWS):
+            to[r] = row[r]
+    else:
+        for r in range(TILE_ROWS):
+            to[r] = 0
+        for r in range(count):
+            to[r] = row[r]
 
 
 @njit(error_model="numpy")
@@ -235,10 +246,10 @@ def panels_product(p, M, N, K, panels, panel, b, c, add):
 def steps_product(p, steps, M, N, K, panels, panel, b, b_step, c, c_step):
     """C = packed weights times B for several steps, whose B and C are so far apart: a few panels at a time meet all
     steps, while they are in the nearest caches."""
-    for m in range(0, M, 4 * TILE_ROWS):
+    for m in range(0, M, 8 * TILE_ROWS):
         for step in range(steps):
             some, to = panels + m // TILE_ROWS * panel, c + (m * p.width + step * c_step)
-            panels_product(p, min(4 * TILE_ROWS, M - m), N, K, some, panel, b + step * b_step, to, False)
+            panels_product(p, min(8 * TILE_ROWS, M - m), N, K, some, panel, b + step * b_step, to, False)
 
 
 @njit(error_model="numpy")
