@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -157,8 +158,9 @@ def test_few_samples_of_large_layers(cell: str, samples: int, options: str) -> N
 @pytest.mark.parametrize("options", ["plain", "no_states", "mask_zero_last", "dropout", "both_dropouts"])
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("samples", [1, 4, 9])
-def test_teams(cell: str, samples: int, options: str) -> None:
+def test_teams(cell: str, samples: int, options: str, request: pytest.FixtureRequest) -> None:
     """Large enough for a team of four, and long enough for several blocks of steps, the last of them not whole."""
+    request.addfinalizer(partial(fr.set_num_threads, fr.get_num_threads()))
     case = make_case(cell, (samples, 37, 50, 130), np.float32, seed=63, **OPTIONS[options])
     fr.set_num_threads(1)
     alone, outputs = case.run("numba"), case.forward("numba", training=False)

@@ -80,13 +80,13 @@ class Record:
         """Addresses of memory for so many numbers each, from a cache line's beginning on: vectors across two lines take
         longer. It is fresh, or the spare one if that is large enough. The caller keeps it alive."""
         line = 64 // dtype.itemsize
-        needed = sum(-(-size // line) * 64 for size in sizes.values()) + 64
-        memory = np.empty(0, np.uint8)
+        needed = (sum(-(-size // line) for size in sizes.values()) + 1) * line
+        memory = np.empty(0, dtype)
         if spare is not None:
             with suppress(IndexError):  # another call has it
                 memory = spare.pop()
-        if memory.size < needed:
-            memory = np.empty(needed, np.uint8)
+        if memory.nbytes < needed * dtype.itemsize:
+            memory = np.empty(needed, dtype)
         address = -(-memory.__array_interface__["data"][0] // 64) * 64
         for name, size in sizes.items():
             self.fields[self.place[name]] = address
@@ -100,7 +100,7 @@ MAX_SPARE = 1 << 27
 
 
 def _keep(scratch: np.ndarray) -> None:
-    if scratch.size <= MAX_SPARE:
+    if scratch.nbytes <= MAX_SPARE:
         _spare.append(scratch)
 
 
