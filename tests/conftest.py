@@ -88,4 +88,5 @@ class PoisonedNumpy:
 def poisoned(backend: str, monkeypatch: pytest.MonkeyPatch) -> str:
     module = fr.backends.get_backend(backend)
     monkeypatch.setattr(module, "np", PoisonedNumpy())
+    monkeypatch.setattr(module, "MAX_SPARE", 0, raising=False)  # memory that is kept from call to call is not poisoned
     return backend

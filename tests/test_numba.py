@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -152,6 +153,25 @@ def test_narrow_and_wide_vectors_give_the_same_bits(
 def test_few_samples_of_large_layers(cell: str, samples: int, options: str) -> None:
     case = make_case(cell, (samples, 6, 35, 75), np.float32, seed=62, **OPTIONS[options])
     assert_close(case.run("numba"), case.run("reference"), 1e-5)
+
+
+@pytest.mark.parametrize("options", ["plain", "no_states", "mask_zero_last", "dropout", "both_dropouts"])
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("samples", [1, 4, 9])
+def test_teams(cell: str, samples: int, options: str, request: pytest.FixtureRequest) -> None:
+    """Large enough for a team of four, and long enough for several blocks of steps, the last of them not whole."""
+    request.addfinalizer(partial(fr.set_num_threads, fr.get_num_threads()))
+    case = make_case(cell, (samples, 37, 50, 130), np.float32, seed=63, **OPTIONS[options])
+    fr.set_num_threads(1)
+    alone, outputs = case.run("numba"), case.forward("numba", training=False)
+    assert_close(alone, case.run("reference"), 1e-5)
+    for threads in (2, 5):
+        fr.set_num_threads(threads)
+        for name, array in case.run("numba").items():
+            np.testing.assert_array_equal(array, alone[name], err_msg=name)
+        for a, b in zip(case.forward("numba", training=False)[:-1], outputs[:-1], strict=True):
+            np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(outputs[0], alone["y"])
 
 
 @pytest.mark.slow

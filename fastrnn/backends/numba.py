@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
+from collections import deque
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,16 +76,32 @@ class Record:
                 self.fields[self.place[name]] = array.__array_interface__["data"][0]
                 self.alive.append(array)
 
-    def allocate(self, dtype: Any, **sizes: int) -> np.ndarray:
-        """Addresses of fresh memory for so many numbers each, from a cache line's beginning on: vectors across two
-        lines take longer. The caller keeps it alive."""
+    def allocate(self, dtype: Any, spare: deque[np.ndarray] | None = None, **sizes: int) -> np.ndarray:
+        """Addresses of memory for so many numbers each, from a cache line's beginning on: vectors across two lines take
+        longer. It is fresh, or the spare one if that is large enough. The caller keeps it alive."""
         line = 64 // dtype.itemsize
-        memory = np.empty(sum(-(-size // line) for size in sizes.values()) * line + line, dtype)
+        needed = (sum(-(-size // line) for size in sizes.values()) + 1) * line
+        memory = np.empty(0, dtype)
+        if spare is not None:
+            with suppress(IndexError):  # another call has it
+                memory = spare.pop()
+        if memory.nbytes < needed * dtype.itemsize:
+            memory = np.empty(needed, dtype)
         address = -(-memory.__array_interface__["data"][0] // 64) * 64
         for name, size in sizes.items():
             self.fields[self.place[name]] = address
             address += -(-size // line) * 64
         return memory
+
+
+# Working memory of the last call: what is fresh is cleared by the system, page by page.
+_spare: deque[np.ndarray] = deque(maxlen=1)
+MAX_SPARE = 1 << 27
+
+
+def _keep(scratch: np.ndarray) -> None:
+    if scratch.nbytes <= MAX_SPARE:
+        _spare.append(scratch)
 
 
 class Data(NamedTuple):
@@ -100,6 +118,11 @@ LARGE_WEIGHTS = 1 << 15
 MAX_PARTIAL_REALS = 1 << 25
 FEW_BYTES = 16
 BLOCK_REALS, BLOCK_ROWS = 1 << 15, 32
+# From so many weights on a batch that is one task is done by a team, each of whom has at least so many units: either
+# walks through its part of the weights only, and W's part is walked through once in so many steps.
+TEAM_WEIGHTS, TEAM_UNITS, TEAM_STEPS, TEAM_BLOCK_ROWS = 1 << 16, 32, 16, 96
+SMALL_WORK = 1 << 19  # multiply-adds below which other threads cost more than they help a team
+PIECE_WEIGHTS = 1 << 15  # what is worth another thread where weights are packed
 
 
 def _width(batch: int, weights: int, itemsize: int) -> tuple[int, int]:
@@ -109,6 +132,7 @@ def _width(batch: int, weights: int, itemsize: int) -> tuple[int, int]:
     """
     most = max(2, min(MAX_TASKS, MAX_PARTIAL_REALS // weights))
     shared = batch * itemsize > FEW_BYTES if weights >= LARGE_WEIGHTS else batch >= 2 * MIN_SAMPLES
+    shared = shared and not _is_for_team(batch, weights)
     tasks = max(min(-(-batch // TASK_SAMPLES), most), 2 if shared else 1)
     samples = -(-batch // tasks)
     widest = _package().VECTOR_BYTES
@@ -118,30 +142,45 @@ def _width(batch: int, weights: int, itemsize: int) -> tuple[int, int]:
     return -(-samples // lanes) * lanes, lanes
 
 
+def _is_for_team(batch: int, weights: int) -> bool:
+    return batch <= TASK_SAMPLES and weights >= TEAM_WEIGHTS
+
+
+def _seats(call: Call, weights: int) -> int:
+    """How many a team may have at most; 0 if tasks are done by a thread each."""
+    if not _is_for_team(call.batch, weights):
+        return 0
+    return max(1, len(call.U) // TEAM_UNITS) if call.batch * call.time * weights >= SMALL_WORK else 1
+
+
 def _check_ids(ids: np.ndarray | None, rows: int) -> None:
     if ids is not None and ids.size and (ids.min() < 0 or ids.max() >= rows):
         raise IndexError(f"an id is not in [0, {rows})")
 
 
-def _run(name: str, record: Record, dtype: Any, lanes: int, tasks: int) -> None:
-    numba_pool.run(_package().kernel(name, dtype.itemsize * 8, lanes).address, record.fields, tasks)
+def _run(name: str, record: Record, dtype: Any, lanes: int, tasks: int, seats: int = 0) -> None:
+    address = _package().kernel(name, dtype.itemsize * 8, lanes).address
+    numba_pool.run(address, record.fields, seats or tasks, seats > 0)
 
 
 def _forward(call: Call, lstm: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, Data | None]:
     _check_ids(call.ids, len(call.x))
     package, dtype = _package(), call.x.dtype
     B, T, I, H, gates = call.batch, call.time, call.x.shape[-1], len(call.U), 4 if lstm else 3
-    width, lanes = _width(B, (I + H) * gates * H, dtype.itemsize)
-    tasks, biases = -(-B // width), 1 if lstm or not call.reset_after else 2
-    rows, steps = I + biases + H, T if call.training else 1
-    states = T + 1 if call.training else 1
+    weights = (I + H) * gates * H
+    width, lanes = _width(B, weights, dtype.itemsize)
+    tasks, seats, biases = -(-B // width), _seats(call, weights), 1 if lstm or not call.reset_after else 2
+    rows, pieces = I + biases + H, min(MAX_TASKS, 1 + weights // PIECE_WEIGHTS)
     x_factors = 0 if call.x_mask is None else len(call.x_mask)
     factors = gates if call.h_mask is not None else x_factors
+    steps = min(T, TEAM_STEPS) if seats and factors <= 1 else 1
+    kept = T if call.training else steps
     y, hT = np.empty(call.y_shape, dtype), np.empty(call.state_shape, dtype)
     cT = np.empty(call.state_shape, dtype) if lstm else None
     # in Numba's kernels all integers are of one type
     ids = None if call.ids is None else call.ids.astype(np.int64, copy=False)
-    lane_samples = np.zeros((2, tasks, width), np.int64)
+    workers = max(tasks, seats)
+    lane_samples, barrier = np.zeros((2, workers, width), np.int64), np.zeros(1, np.int64)
     record = Record()
     record.set(
         lstm=lstm,
@@ -159,6 +198,8 @@ def _forward(call: Call, lstm: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray
         rows=rows,
         width=width,
         tasks=tasks,
+        pieces=pieces,
+        steps=steps,
         few=width * dtype.itemsize <= FEW_BYTES,
         factors=factors,
         x_factors=x_factors,
@@ -171,24 +212,25 @@ def _forward(call: Call, lstm: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray
     )
     record.point(x=call.x, W=call.W, U=call.U, b=call.b, ids=ids, mask=call.mask, x_mask=call.x_mask)
     record.point(h_mask=call.h_mask, h0=call.h0, c0=call.c0, y=y, hT=hT, cT=cT)
-    record.point(sample=lane_samples[0], row_of=lane_samples[1])
+    record.point(sample=lane_samples[0], row_of=lane_samples[1], barrier=barrier)
     reserve = record.allocate(
         dtype,
-        z=tasks * states * rows * width,
-        slots=tasks * steps * 4 * H * width,
-        c=tasks * states * H * width if lstm else 0,
+        z=tasks * (kept + 1) * rows * width,
+        slots=tasks * kept * 4 * H * width,
+        c=tasks * (T + 1 if call.training else 1) * H * width if lstm else 0,
     )
     scratch = record.allocate(
         dtype,
+        _spare,
         panels=gates * (H + package.TILE_ROWS) * rows,
         valid=tasks * (T if call.mask is not None else 1) * width,
         factor=tasks * factors * rows * width,
-        own=tasks * rows * width,
+        own=workers * rows * width,
         out=tasks * H * width,
     )
-    _run("pack", record, dtype, lanes, 1)
-    _run("lstm_forward" if lstm else "gru_forward", record, dtype, lanes, tasks)
-    del scratch  # it had to live until here
+    _run("pack", record, dtype, lanes, pieces)
+    _run("lstm_forward" if lstm else "gru_forward", record, dtype, lanes, tasks, seats)
+    _keep(scratch)
     return y, hT, cT, Data(record, reserve) if call.training else None
 
 
@@ -199,16 +241,18 @@ def _backward(
     package, dtype = _package(), call.x.dtype
     B, T, (I, columns), H = call.batch, call.time, call.W.shape, len(call.U)
     width, lanes = _width(B, (I + H) * columns, dtype.itemsize)
-    record = Record(data.record)
-    tasks, rows, factors = record["tasks"], record["rows"], record["factors"]
+    record, seats = Record(data.record), _seats(call, (I + H) * columns)
+    tasks, rows, factors, steps = record["tasks"], record["rows"], record["factors"], record["steps"]
+    workers, pieces = max(tasks, seats), record["pieces"]
     # gates whose operands differ have products of their own, and sums, which are written in whole vectors
     groups = columns // H if factors > 1 or not (lstm or call.reset_after) else 1
     padded = -(-columns // groups // lanes) * lanes
     samples = min(B, width)
-    block = max(1, min(T, max(4, BLOCK_ROWS // samples, BLOCK_REALS // (samples * (rows + 4 * H)))))
+    least = TEAM_BLOCK_ROWS if seats else BLOCK_ROWS
+    block = max(1, min(T, max(4, least // samples, BLOCK_REALS // (samples * (rows + 4 * H)))))
     dx, gradient = np.empty((B, T, I), dtype), np.empty((rows, columns), dtype)
     dh0, dc0 = np.empty(call.state_shape, dtype), np.empty(call.state_shape, dtype) if lstm else None
-    lane_samples = np.zeros((2, tasks, width), np.int64)
+    lane_samples, barrier = np.zeros((2, workers, width), np.int64), np.zeros(1, np.int64)
     record.set(
         groups=groups,
         columns=padded,
@@ -218,28 +262,29 @@ def _backward(
         has_dcT=dcT is not None,
     )
     record.point(dy=dy, dhT=dhT, dcT=dcT, dx=dx, gradient=gradient, dh0=dh0, dc0=dc0)
-    record.point(sample=lane_samples[0], row_of=lane_samples[1])
+    record.point(sample=lane_samples[0], row_of=lane_samples[1], barrier=barrier)
     scratch = record.allocate(
         dtype,
+        _spare,
         W_panels=(I + package.TILE_ROWS) * columns,
         U_panels=(H + package.TILE_ROWS) * columns,
         valid=tasks * (T if call.mask is not None else 1) * width,
         factor=tasks * factors * rows * width,
-        own=tasks * rows * width,
+        own=workers * rows * width,
         dh=tasks * H * width,
         dc=tasks * H * width,
         dy_step=tasks * H * width,
         carry=tasks * H * width,
-        dx_step=tasks * I * width,
-        ds=tasks * 4 * H * width,
+        dx_step=tasks * steps * I * width,
+        ds=tasks * steps * 4 * H * width,
         z_rows=tasks * groups * block * width * rows,
         ds_rows=tasks * block * width * (4 * H + package.SPARE),
         partial=tasks * groups * rows * padded,
     )
-    _run("pack_back", record, dtype, lanes, 1)
-    _run("lstm_backward" if lstm else "gru_backward", record, dtype, lanes, tasks)
-    _run("gradients_reduce", record, dtype, lanes, 1)
-    del scratch  # it had to live until here
+    _run("pack_back", record, dtype, lanes, pieces)
+    _run("lstm_backward" if lstm else "gru_backward", record, dtype, lanes, tasks, seats)
+    _run("gradients_reduce", record, dtype, lanes, pieces)
+    _keep(scratch)
     if call.ids is not None:
         table = np.empty_like(call.x)
         embedding_backward(call.ids, dx, table)

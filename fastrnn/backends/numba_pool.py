@@ -14,7 +14,7 @@ import numpy as np
 
 from . import threads
 
-BOARD_SIZE = 64  # what numba_kernels/crew.py needs, with lines to spare
+BOARD_SIZE = 80  # what numba_kernels/crew.py needs, with lines to spare
 
 
 class Crew:
@@ -28,15 +28,17 @@ class Crew:
         self.asleep: deque[threading.Lock] = deque()  # what each sleeper waits for
         self.dismissed = False
 
-    def run(self, kernel: int, record: np.ndarray, tasks: int) -> None:
+    def run(self, kernel: int, record: np.ndarray, tasks: int, team: bool) -> None:
         from .numba_kernels import lead
 
         address = record.__array_interface__["data"][0]
+        if team:
+            tasks = min(tasks, self.helpers + 1)
         shared = tasks > 1 and self.helpers > 0 and self.leading.acquire(blocking=False)
         try:
             if shared:
                 self._call_in(min(tasks - 1, self.helpers))
-            lead(self.board, kernel, address, tasks, shared)
+            lead(self.board, kernel, address, tasks, shared, team)
         finally:
             if shared:
                 self.leading.release()
@@ -78,9 +80,10 @@ class Crew:
 _crew = Crew(0)
 
 
-def run(kernel: int, record: np.ndarray, tasks: int) -> None:
-    """The kernel at an address, for all tasks of the call that the record tells of, by as many threads as may be."""
-    _crew.run(kernel, record, tasks)
+def run(kernel: int, record: np.ndarray, tasks: int, team: bool = False) -> None:
+    """The kernel at an address, for all tasks of the call that the record tells of, by as many threads as may be; or
+    for one task and a team of at most so many."""
+    _crew.run(kernel, record, tasks, team)
 
 
 def _resize(number: int) -> None:

@@ -44,58 +44,59 @@ def _kept(decorator: Callable[..., Any], *arguments: Any, **options: Any) -> Any
 
 _OPTIONS = {"error_model": "numpy", "nogil": True}
 _BOARD = types.int64[::1]
-lead = _kept(njit, types.void(_BOARD, *[types.int64] * 3, types.boolean), **_OPTIONS)(crew.lead)
+lead = _kept(njit, types.void(_BOARD, *[types.int64] * 3, *[types.boolean] * 2), **_OPTIONS)(crew.lead)
 help_out = _kept(njit, types.void(_BOARD), **_OPTIONS)(crew.help_out)
 
 
 @cache
 def kernel(name: str, bits: int, lanes: int) -> Any:
-    """A kernel for floats of so many bits, in vectors of so many lanes: a C function of a record's address and a task.
+    """A kernel for floats of so many bits, in vectors of so many lanes: a C function of a record's address, a task,
+    the member of the task's team and how many there are.
 
     All refer to `sources`, which makes it a part of the key under which Numba keeps them.
     """
     sources = _sources()
 
-    def lstm_forward(record, task):
+    def lstm_forward(record, task, member, members):
         sources  # noqa: B018
         mode = set_float_mode(FLUSH_DENORMALS)
-        lstm.lstm_forward(record_of(record, bits, lanes), task)
+        lstm.lstm_forward(record_of(record, bits, lanes), task, member, members)
         set_float_mode(mode)
 
-    def lstm_backward(record, task):
+    def lstm_backward(record, task, member, members):
         sources  # noqa: B018
         mode = set_float_mode(FLUSH_DENORMALS)
-        lstm.lstm_backward(record_of(record, bits, lanes), task)
+        lstm.lstm_backward(record_of(record, bits, lanes), task, member, members)
         set_float_mode(mode)
 
-    def gru_forward(record, task):
+    def gru_forward(record, task, member, members):
         sources  # noqa: B018
         mode = set_float_mode(FLUSH_DENORMALS)
-        gru.gru_forward(record_of(record, bits, lanes), task)
+        gru.gru_forward(record_of(record, bits, lanes), task, member, members)
         set_float_mode(mode)
 
-    def gru_backward(record, task):
+    def gru_backward(record, task, member, members):
         sources  # noqa: B018
         mode = set_float_mode(FLUSH_DENORMALS)
-        gru.gru_backward(record_of(record, bits, lanes), task)
+        gru.gru_backward(record_of(record, bits, lanes), task, member, members)
         set_float_mode(mode)
 
-    def pack(record, task):
+    def pack(record, task, member, members):
         sources  # noqa: B018
-        layer.pack(record_of(record, bits, lanes))
+        layer.pack(record_of(record, bits, lanes), task)
 
-    def pack_back(record, task):
+    def pack_back(record, task, member, members):
         sources  # noqa: B018
-        layer.pack_back(record_of(record, bits, lanes))
+        layer.pack_back(record_of(record, bits, lanes), task)
 
-    def gradients_reduce(record, task):
+    def gradients_reduce(record, task, member, members):
         sources  # noqa: B018
-        backward.gradients_reduce(record_of(record, bits, lanes))
+        backward.gradients_reduce(record_of(record, bits, lanes), task)
 
-    def rows_add(record, task):
+    def rows_add(record, task, member, members):
         sources  # noqa: B018
         backward.rows_add(record_of(record, bits, lanes))
 
     entries = (lstm_forward, lstm_backward, gru_forward, gru_backward, pack, pack_back, gradients_reduce, rows_add)
     entry = next(function for function in entries if function.__name__ == name)
-    return _kept(cfunc, types.void(types.int64, types.int64), error_model="numpy")(entry)
+    return _kept(cfunc, types.void(*[types.int64] * 4), error_model="numpy")(entry)

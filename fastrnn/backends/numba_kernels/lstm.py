@@ -4,31 +4,34 @@ from __future__ import annotations
 
 from numba import njit
 
-from .backward import inputs_back, rows_store, states_back, upstream, weights_back
+from .backward import rows_store, states_back, steps_back, upstream
 from .gates import sigmoid, tanh
 from .layer import (
+    copy,
     gate_product,
-    inputs_begin,
     masks_begin,
+    meet,
     operand,
     output_store,
+    share,
     state_begin,
+    state_store,
+    steps_begin,
     task_begin,
     time_of,
     zero,
 )
 from .memory import lanes_of, load, store
-from .transposes import columns_to_rows
 from .vectors import fma, select
 
 
 @njit(error_model="numpy")
-def _units(p, N, slots, h_before, h_after, c_before, c_after, valid, out):
-    """All units of one step: slots i, f, g, o before their activations become the activated gates, and new states.
+def _units(p, units, N, slots, h_before, h_after, c_before, c_after, valid, out):
+    """Those units of one step: slots i, f, g, o before their activations become the activated gates, and new states.
 
     Where a sample is masked, states stay as they are, and the output repeats the one before."""
     plane = p.units * p.width
-    for unit in range(p.units):
+    for unit in range(units[0], units[1]):
         for n in range(0, N, lanes_of(p)):
             k, ok = unit * p.width + n, load(valid, n)
             i, f = sigmoid(load(slots, k)), sigmoid(load(slots, k + plane))
@@ -46,44 +49,52 @@ def _units(p, N, slots, h_before, h_after, c_before, c_after, valid, out):
 
 
 @njit(error_model="numpy")
-def lstm_forward(p, task):
+def lstm_forward(p, task, member, members):
     K, H, width = p.rows, p.units, p.width
-    plane, keep = H * width, 1 if p.training else 0
-    z = p.z + task * (keep * p.time + 1) * K * width
-    c = p.c + task * (keep * p.time + 1) * plane
-    slots = p.slots + task * (p.time if p.training else 1) * 4 * plane
-    sample, row_of = p.sample + task * width, p.row_of + task * width
+    plane, first, kept = H * width, (K - H) * width, p.time if p.training else p.steps
+    z_begin, slots_begin = p.z + task * (kept + 1) * K * width, p.slots + task * kept * 4 * plane
+    c = p.c + task * (p.time + 1 if p.training else 1) * plane
+    sample, row_of = p.sample + task * width, p.row_of + (task + member) * width
     valid, factor = p.valid + task * (p.time if p.masked else 1) * width, p.factor + task * p.factors * K * width
-    own, out = p.own + task * K * width, p.out + task * plane
-    _, N = task_begin(p, task, sample)
-    masks_begin(p, N, sample, row_of, valid, factor)
-    zero(plane, out)
-    state_begin(p, N, p.has_h0, p.h0, sample, z + (K - H) * width)
-    state_begin(p, N, p.has_c0, p.c0, sample, c)
+    own, out = p.own + (task + member) * K * width, p.out + task * plane
+    units, inputs = share(H, member, members), share(p.inputs, member, members)
+    N = task_begin(p, task, sample)[1]
+    if member == 0:
+        masks_begin(p, N, sample, row_of, valid, factor)
+        zero(plane, out)
+        state_begin(p, N, p.has_h0, p.h0, sample, z_begin + first)
+        state_begin(p, N, p.has_c0, p.c0, sample, c)
+    meet(p, members)
+    z, slots, done = z_begin, slots_begin, p.inputs + 1 if p.steps > 1 else 0
     for s in range(p.time):
-        inputs_begin(p, s, N, sample, row_of, factor, z)
+        if s % p.steps == 0:
+            if s > 0 and not p.training:
+                copy(p, units, N, z + first, z_begin + first)
+                z, slots = z_begin, slots_begin
+            steps_begin(p, units, inputs, s, N, sample, row_of, factor, z, slots, members)
         for gate in range(4):
             b = operand(p, N, gate, z, factor, own)
-            gate_product(p, N, gate, 0, K, b, slots + gate * plane, False)
-        z_after, c_after = z + keep * K * width, c + keep * plane
-        h, h_after = z + (K - H) * width, z_after + (K - H) * width
+            gate_product(p, units, N, gate, done, K, b + done * width, slots + gate * plane, done > 0)
+        z_after, c_after = z + K * width, c + (plane if p.training else 0)
         if p.zero_masked:
-            zero(plane, out)
-        _units(p, N, slots, h, h_after, c, c_after, valid + (time_of(p, s) * width if p.masked else 0), out)
-        output_store(p, s, N, sample, row_of, out)
-        z, c, slots = z_after, c_after, slots + keep * 4 * plane
-    columns_to_rows(H, N, z + (K - H) * width, width, p.hT, sample, H)
-    columns_to_rows(H, N, c, width, p.cT, sample, H)
+            zero((units[1] - units[0]) * width, out + units[0] * width)
+        ok = valid + (time_of(p, s) * width if p.masked else 0)
+        _units(p, units, N, slots, z + first, z_after + first, c, c_after, ok, out)
+        output_store(p, units, s, N, sample, row_of, out)
+        meet(p, members)
+        z, c, slots = z_after, c_after, slots + 4 * plane
+    state_store(p, units, N, z + first, sample, p.hT)
+    state_store(p, units, N, c, sample, p.cT)
 
 
 @njit(error_model="numpy")
-def _units_back(p, N, slots, c_before, c_after, valid, dy, carry, dh, dc, ds):
-    """All units of one step back: from dh and dc, those of the states after it, to ds, and those of the states before
+def _units_back(p, units, N, slots, c_before, c_after, valid, dy, carry, dh, dc, ds):
+    """Those units of one step back: from dh and dc, those of the states after it, to ds, and those of the states before
     it, as far as they do not come through U.
 
     `carry` is what masked steps hand back to the last valid one, whose output they repeat."""
     plane = p.units * p.width
-    for unit in range(p.units):
+    for unit in range(units[0], units[1]):
         for n in range(0, N, lanes_of(p)):
             k, ok = unit * p.width + n, load(valid, n)
             i, f = load(slots, k), load(slots, k + plane)
@@ -104,33 +115,33 @@ def _units_back(p, N, slots, c_before, c_after, valid, dy, carry, dh, dc, ds):
 
 
 @njit(error_model="numpy")
-def lstm_backward(p, task):
+def lstm_backward(p, task, member, members):
     K, H, width, T = p.rows, p.units, p.width, p.time
     plane = H * width
     z = p.z + (task * (T + 1) + T) * K * width
     c = p.c + (task * (T + 1) + T) * plane
     slots = p.slots + (task + 1) * T * 4 * plane
-    sample, row_of = p.sample + task * width, p.row_of + task * width
+    sample, row_of = p.sample + task * width, p.row_of + (task + member) * width
     valid, factor = p.valid + task * (T if p.masked else 1) * width, p.factor + task * p.factors * K * width
-    own, dx, ds = p.own + task * K * width, p.dx_step + task * p.inputs * width, p.ds + task * 4 * plane
-    dh, dc = p.dh + task * plane, p.dc + task * plane
+    own, dh, dc = p.own + (task + member) * K * width, p.dh + task * plane, p.dc + task * plane
     dy, carry = p.dy_step + task * plane, p.carry + task * plane
+    units = share(H, member, members)
     count, N = task_begin(p, task, sample)
-    masks_begin(p, N, sample, row_of, valid, factor)
-    zero(plane, carry)
-    zero(p.groups * K * p.columns, p.partial + task * p.groups * K * p.columns)
-    state_begin(p, N, p.has_dhT, p.dhT, sample, dh)
-    state_begin(p, N, p.has_dcT, p.dcT, sample, dc)
+    if member == 0:
+        masks_begin(p, N, sample, row_of, valid, factor)
+        zero(plane, carry)
+        state_begin(p, N, p.has_dhT, p.dhT, sample, dh)
+        state_begin(p, N, p.has_dcT, p.dcT, sample, dc)
+    meet(p, members)
     for s in range(T - 1, -1, -1):
-        c_after = c
+        c_after, ds = c, p.ds + (task * p.steps + s % p.steps) * 4 * plane
         z, c, slots = z - K * width, c - plane, slots - 4 * plane
-        upstream(p, s, N, sample, row_of, dy)
+        upstream(p, units, s, N, sample, row_of, dy)
         ok = valid + (time_of(p, s) * width if p.masked else 0)
-        _units_back(p, N, slots, c, c_after, ok, dy, carry, dh, dc, ds)
-        states_back(p, N, ds, factor, own, dh)
-        inputs_back(p, s, N, sample, row_of, ds, factor, own, dx)
-        rows_store(p, task, s, N, count, row_of, z, slots, factor, own, ds)
-        if s % p.block == 0:
-            weights_back(p, task, min(p.block, T - s) * count)
-    columns_to_rows(H, N, dh, width, p.dh0, sample, H)
-    columns_to_rows(H, N, dc, width, p.dc0, sample, H)
+        _units_back(p, units, N, slots, c, c_after, ok, dy, carry, dh, dc, ds)
+        rows_store(p, task, member, members, s, N, count, row_of, z, slots, factor, own, ds)
+        meet(p, members)
+        states_back(p, units, N, ds, factor, own, dh)
+        steps_back(p, task, member, members, s, N, count, sample, row_of, ds, factor, own)
+    state_store(p, units, N, dh, sample, p.dh0)
+    state_store(p, units, N, dc, sample, p.dc0)

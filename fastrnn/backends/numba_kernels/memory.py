@@ -33,6 +33,8 @@ SIZES = (
     "groups",  # backward: separate products for weight gradients: 1, or one for each gate
     "columns",  # backward: the length of a row of `partial`
     "tasks",
+    "pieces",  # into which packing weights and adding up their gradients are cut
+    "steps",  # to one product with W, and with its transpose; more than one for teams only
     "few",  # whether a task's samples fit into a vector of 16 bytes
     "block",  # backward: steps to one product for weight gradients
 )
@@ -43,7 +45,7 @@ REALS = (
     *("dy", "dhT", "dcT", "dx", "dh0", "dc0"),
     "x_mask",  # (1 or G, B, I)
     "h_mask",  # (G, B, H)
-    # the reserve, by task; without training of one step only
+    # the reserve, by task; without training z is (steps + 1, K, n), slots (steps, 4, H, n) and c (1, H, n)
     "z",  # (T + 1, K, n), the last one's h is the final state
     "slots",  # (T, 4, H, n), activated
     "c",  # (T + 1, H, n), LSTM only
@@ -51,14 +53,14 @@ REALS = (
     "panels",  # (G, P, K, TILE_ROWS): W, biases and U, for forward
     "W_panels",  # (P, G * H, TILE_ROWS), for backward
     "U_panels",
-    # working memory, by task
+    # working memory, by task; `own`, whose rows are made by one member for itself, by task or by member
     "valid",  # (T, n), or (1, n) without mask: 1 where a step counts, 0 where it is masked
     "factor",  # (factors, K, n)
     "own",  # (K, n)
     "out",  # (H, n)
     *("dh", "dc", "dy_step", "carry"),  # (H, n)
-    "dx_step",  # (I, n)
-    "ds",  # (4, H, n)
+    "dx_step",  # (steps, I, n)
+    "ds",  # (steps, 4, H, n)
     "z_rows",  # (groups, block * n, K)
     "ds_rows",  # (block * n, 4 * H + SPARE)
     "partial",  # (groups, K, columns)
@@ -67,7 +69,8 @@ REALS = (
 INTEGERS = (
     "ids",  # (B, T), rows of the table
     "sample",  # (n) by task
-    "row_of",  # (n) by task
+    "row_of",  # (n) by task or by member
+    "barrier",  # (1), how often members of a team have come to it
 )
 BYTES = ("mask",)  # (B, T), 0 where a step is skipped
 FIELDS = (*SIZES, *REALS, *INTEGERS, *BYTES)

@@ -124,18 +124,20 @@ def few_columns(M, K, alone, a, a_panel, b, b_stride, c, c_stride, add):
     panels only: it gives the number of rows that are done."""
     m, panel = 0, a
     while M - m >= TILE_ROWS:
-        to, wide = c + m * c_stride, M - m >= 4 * TILE_ROWS
-        if alone:
-            if wide:
-                _panels(4, 1, K, panel, a_panel, b, b_stride, to, c_stride, add)
-            else:
-                _panels(1, 1, K, panel, a_panel, b, b_stride, to, c_stride, add)
-        elif wide:
+        to, done = c + m * c_stride, 1
+        if alone and M - m >= 8 * TILE_ROWS:
+            _panels(8, 1, K, panel, a_panel, b, b_stride, to, c_stride, add)
+            done = 8
+        elif alone and M - m >= 4 * TILE_ROWS:
+            _panels(4, 1, K, panel, a_panel, b, b_stride, to, c_stride, add)
+            done = 4
+        elif alone:
+            _panels(1, 1, K, panel, a_panel, b, b_stride, to, c_stride, add)
+        elif M - m >= 2 * TILE_ROWS:
             _panels(2, 0, K, panel, a_panel, b, b_stride, to, c_stride, add)
-            _panels(2, 0, K, panel + 2 * a_panel, a_panel, b, b_stride, to + 2 * TILE_ROWS * c_stride, c_stride, add)
+            done = 2
         else:
             _panels(1, 0, K, panel, a_panel, b, b_stride, to, c_stride, add)
-        done = 4 if wide else 1
         m, panel = m + done * TILE_ROWS, panel + done * a_panel
     return m
 
