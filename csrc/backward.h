@@ -59,13 +59,13 @@ static void dstates_multiply(const layer_task *k, const REAL *dslots) {
 static void dinputs_multiply(const layer_task *k, int64_t s0, int64_t steps, const REAL *dslots) {
     const layer_plan *p = k->plan;
     const int64_t I = p->I, N = k->i1 - k->i0, M = steps * k->n, mask_stride = p->B * I;
-    REAL *dx = (REAL *)p->call->dx + k->b0 * p->T * I;
+    inputs_locate(k, s0, steps);
     if (p->x_groups > 1) {
         /* packed gates are in the order of the slots, masks in Keras' order: for a GRU its last one comes first */
 #define ROW(m, i, part, pre)                                                                                           \
     do {                                                                                                               \
         const int64_t b_ = (m) % k->n;                                                                                 \
-        REAL *to_ = dx + (b_ * p->T + time_of(p, s0 + (m) / k->n)) * I + i;                                            \
+        REAL *to_ = k->dx_rows[m] + i;                                                                                 \
         const int turn_ = p->u_slot ? 1 : 0;                                                                           \
         if (turn_) gates_sum(to_, pre, 1, input_mask(k, b_, 0) + i, 0, 0, part);                                       \
         gates_sum(to_, pre + turn_ * LANES, p->gates - turn_, input_mask(k, b_, turn_) + i, mask_stride, turn_, part); \
@@ -74,16 +74,11 @@ static void dinputs_multiply(const layer_task *k, int64_t s0, int64_t steps, con
 #undef ROW
         return;
     }
-    inputs_locate(k, s0, steps);
-    gemm_packed(M, N, p->GH, dslots, p->lds, p->Wt + k->i0 * p->GH, p->GH, 0, (matrix){NULL, 0, k->dx_rows, k->i0},
-                p->zeros);
-    for (int64_t b = 0; p->call->x_masks && b < k->n; b++) {
-        const REAL *x_mask = input_mask(k, b, 0) + k->i0;
-        for (int64_t s = s0; s < s0 + steps; s++) {
-            REAL *to = dx + (b * p->T + time_of(p, s)) * I + k->i0;
-            row_multiply(to, to, x_mask, N);
-        }
-    }
+    matrix dx = rows_given(k->dx_rows);
+    dx.column = k->i0;
+    gemm_packed(M, N, p->GH, dslots, p->lds, p->Wt + k->i0 * p->GH, p->GH, 0, dx, p->zeros);
+    for (int64_t m = 0; p->call->x_masks && m < M; m++)
+        row_multiply(row_of(dx, m), row_of(dx, m), input_mask(k, m % k->n, 0) + k->i0, N);
 }
 
 /* With token ids: what a block adds to the words' gradients, from which dx and dW come in the end. */
@@ -120,7 +115,7 @@ static void weights_accumulate(const layer_task *k, int64_t s0, int64_t M, int64
 static void dinputs_accumulate(const layer_task *k, int64_t s0, int64_t steps, const REAL *dslots) {
     const layer_plan *p = k->plan;
     const int64_t M = steps * k->n;
-    matrix x = {NULL, 0, k->x_rows, 0};
+    matrix x = rows_given(k->x_rows);
     if (p->gathered) {
         inputs_gather(k, s0, steps);
         meet(k);

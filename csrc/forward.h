@@ -42,7 +42,7 @@ static void words_multiply(void *plan, int64_t index) {
 static void inputs_multiply(const layer_task *k, int64_t s0, int64_t steps, REAL *slots) {
     const layer_plan *p = k->plan;
     if (p->call->ids) return;
-    matrix x = {NULL, 0, k->x_rows, 0};
+    matrix x = rows_given(k->x_rows);
     if (p->gathered) {
         inputs_gather(k, s0, steps);
         meet(k);

@@ -133,7 +133,7 @@ typedef struct {
 
 INLINE REAL *row_of(matrix A, int64_t r) { return (A.rows ? A.rows[r] : A.first + r * A.stride) + A.column; }
 INLINE matrix rows_apart(const REAL *first, int64_t stride) { return (matrix){(REAL *)first, stride, NULL, 0}; }
-INLINE matrix rows_given(const REAL *const *rows) { return (matrix){NULL, 0, (REAL *const *)rows, 0}; }
+INLINE matrix rows_given(REAL *const *rows) { return (matrix){NULL, 0, rows, 0}; }
 
 /* One tile, in whole vectors: C = start + A B. `rows`, `vectors`, `transposed` and `per_vector` are constants wherever
  * this is inlined. A's rows are the tile's, or, transposed, its k; with per_vector each vector has an A of its own,
@@ -181,8 +181,8 @@ typedef struct {
 #define GATES_CASE(n)                                                                                                  \
     case n:                                                                                                            \
         if (n <= gate_tile_rows(gates))                                                                                \
-            tile_multiply(n, gates, 0, per_gate, p->K, rows_given(A), p->a_stride, B, gates *LANES, from, from_stride, \
-                          last, rows_apart(C, ldc), c_stride);                                                         \
+            tile_multiply(n, gates, 0, per_gate, p->K, rows_given((REAL *const *)A), p->a_stride, B, gates *LANES,     \
+                          from, from_stride, last, rows_apart(C, ldc), c_stride);                                      \
         break;
 
 /* One tile: `rows` rows, at most gate_tile_rows(gates), of the units from u on. */

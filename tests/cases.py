@@ -11,6 +11,10 @@ from fastrnn import ops
 
 CELLS = ("lstm", "gru", "gru_reset_before")
 
+# (B, T, I, H) where a team of threads works on one task of every cell, over several blocks of time steps; inputs
+# brought together for the products over a block, and taken where they lie.
+TEAM_SHAPES = [(15, 52, 20, 140), (15, 52, 7, 150)]
+
 # What a call can have beside x, W, U and upstream gradients, in the combinations that take different paths.
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},

@@ -90,3 +90,16 @@ def poisoned(backend: str, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(module, "np", PoisonedNumpy())
     monkeypatch.setattr(module, "MAX_SPARE", 0, raising=False)  # memory that is kept from call to call is not poisoned
     return backend
+
+
+@pytest.fixture
+def poisoned_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The simulated GPU's fresh memory is NaN where it can be."""
+    from fastrnn.backends.cuda_kernels import simulated
+
+    class Poisoned(PoisonedNumpy):
+        @staticmethod
+        def empty(shape: Any, dtype: Any) -> np.ndarray:
+            return np.full(shape, np.nan if np.dtype(dtype).kind == "f" else 77, dtype)
+
+    monkeypatch.setattr(simulated, "np", Poisoned())

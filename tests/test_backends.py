@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastrnn as fr
-from cases import CELLS, OPTIONS, assert_close, make_case
+from cases import CELLS, OPTIONS, TEAM_SHAPES, assert_close, make_case
 from conftest import PoisonedNumpy
 
 TOLERANCE = {np.float32: 1e-5, np.float64: 1e-12}
@@ -38,8 +38,7 @@ SHAPES = [
     (600, 2, 2, 3),
     (3, 4, 70, 100),  # large for its few rows, and large in itself: a team of threads works on one task
     (18, 3, 130, 201),
-    (15, 52, 20, 140),  # and so for GRU, over several blocks of time steps
-    (15, 52, 7, 150),
+    *TEAM_SHAPES,
 ]
 
 

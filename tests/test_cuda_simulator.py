@@ -20,23 +20,11 @@ from fastrnn import ops
 if os.environ.get("NUMBA_ENABLE_CUDASIM") != "1" or fr.available_backends()["cuda"] is not None:
     pytest.skip("needs the simulator on (see above) and numba-cuda", allow_module_level=True)
 
-from conftest import PoisonedNumpy
 from fastrnn.backends.cuda_kernels import embedding, products, recurrent, simulated, sweep
 from fastrnn.backends.cuda_kernels.device import Device
 
+pytestmark = pytest.mark.usefixtures("poisoned_gpu")
 TOLERANCE = {np.float32: 1e-5, np.float64: 1e-12}
-
-
-@pytest.fixture(autouse=True)
-def _poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The GPU's fresh memory is NaN where it can be."""
-
-    class Poisoned(PoisonedNumpy):
-        @staticmethod
-        def empty(shape: Any, dtype: Any) -> np.ndarray:
-            return np.full(shape, np.nan if np.dtype(dtype).kind == "f" else 77, dtype)
-
-    monkeypatch.setattr(simulated, "np", Poisoned())
 
 
 def check(case: Case, tolerance: float = 1e-12) -> None:

@@ -21,7 +21,6 @@ import fastrnn as fr
 if os.environ.get("NUMBA_ENABLE_CUDASIM") != "1" or fr.available_backends()["cuda"] is not None:
     pytest.skip("needs the simulator on (see above) and numba-cuda", allow_module_level=True)
 
-from conftest import PoisonedNumpy
 from fastrnn import textbook
 from fastrnn.backends.cuda_kernels import products, simulated
 from fastrnn.backends.cuda_kernels.device import Device
@@ -29,19 +28,8 @@ from fastrnn.backends.cuda_training import Training
 from fastrnn.training.on_device import describe
 from test_cuda_simulator import NumpyAsCupy
 
+pytestmark = pytest.mark.usefixtures("poisoned_gpu")
 TOLERANCE = 1e-10
-
-
-@pytest.fixture(autouse=True)
-def _poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The GPU's fresh memory is NaN where it can be."""
-
-    class Poisoned(PoisonedNumpy):
-        @staticmethod
-        def empty(shape: Any, dtype: Any) -> np.ndarray:
-            return np.full(shape, np.nan if np.dtype(dtype).kind == "f" else 77, dtype)
-
-    monkeypatch.setattr(simulated, "np", Poisoned())
 
 
 @pytest.fixture(autouse=True)

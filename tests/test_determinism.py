@@ -13,11 +13,8 @@ import numpy as np
 import pytest
 
 import fastrnn as fr
-from cases import CELLS, OPTIONS, Case, assert_close, make_case
+from cases import CELLS, OPTIONS, TEAM_SHAPES, Case, assert_close, make_case
 
-# Where a team of threads works on one task of every cell, over several blocks of time steps; inputs brought together
-# for the products over a block, and taken where they lie.
-TEAM_SHAPES = [(15, 52, 20, 140), (15, 52, 7, 150)]
 SHAPES = [
     (1, 5, 3, 4),
     (64, 30, 16, 8),

@@ -151,6 +151,7 @@ def _outputs(c_call: Any, y_shape: tuple[int, ...], state_shape: tuple[int, int]
 
 
 def _forward(cell: int, call: Call) -> tuple[Outputs, Data | None]:
+    # Written out, here and in _c_call: the call's properties and _pointer take 0.6 of a small call's 14 microseconds.
     x, U = call.x, call.U
     batch, time = x.shape[:2] if call.ids is None else call.ids.shape
     rows = None

@@ -99,12 +99,12 @@ class Call:
 
     @property
     def y_shape(self) -> tuple[int, ...]:
-        units = self.U.shape[0]
-        return (self.batch, self.time, units) if self.return_sequences else (self.batch, units)
+        batch, time = (self.x if self.ids is None else self.ids).shape[:2]
+        return (batch, time, len(self.U)) if self.return_sequences else (batch, len(self.U))
 
     @property
     def state_shape(self) -> tuple[int, int]:
-        return (self.batch, self.U.shape[0])
+        return (self.batch, len(self.U))
 
 
 class Gradients(NamedTuple):

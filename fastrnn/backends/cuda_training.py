@@ -16,7 +16,7 @@ from .contract import Goal, Part, Result, Update
 from .cuda_kernels import embedding, end, plain, updates
 from .cuda_kernels.device import Device
 from .cuda_kernels.parts import RUNNERS, Dense, Embedding, Memory, Recurrent, Values, Weights
-from .cuda_kernels.products import Product, flat, multiply
+from .cuda_kernels.products import FLAT_THREADS, Product, flat, multiply
 
 # A last Dense of up to this many weights is computed along with the loss, one thread to a row.
 SMALL_DENSE = 256
@@ -232,7 +232,7 @@ class Training:
         ends = self._ends["global_norm" if clip == "global_norm" else "norm"]
         if clip in ("norm", "global_norm"):
             kernel = updates.norm_kernel(real, clip == "global_norm")
-            self._device.launch(kernel, ends.size - 1, updates.NORM_THREADS, scales, g, ends, real(limit))
+            self._device.launch(kernel, ends.size - 1, FLAT_THREADS, scales, g, ends, real(limit))
         numbers = map(real, (rate, beta_1, beta_2, 1 - beta_1, 1 - beta_2, epsilon, limit))
         has_m, has_a = (self._slots[k] is not None for k in (0, 2))
         kernel = updates.update_kernel(real, rule, has_m, has_a, nesterov, clip)

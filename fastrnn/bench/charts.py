@@ -84,14 +84,8 @@ def draw_crossover(results: Results, part: str, path: Path, slow: str, fast: Seq
                 place, shift = (at, 0.03 + 0.07 * fast.index(who)), (3, 0)
                 text = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "fontsize": 7}
                 axes.annotate(f"{at:.0f}", place, xytext=shift, color=_color(who, everyone), **text)
-        axes.set_xscale("log", base=2)
-        axes.set_yscale("log")
-        sizes = [case.labels["H"] for case in cases]
-        axes.set_xticks(sizes, list(map(str, sizes)), fontsize=8)
-        axes.minorticks_off()
-        _plain_log(axes.yaxis)
+        _against_size(axes, [case.labels["H"] for case in cases])
         axes.set_title(title, fontsize=9)
-        _clean(axes)
     for axes in grid.flat[len(found) :]:
         axes.remove()
     figure.supylabel("ms", fontsize=9)
@@ -148,6 +142,16 @@ def _title(who: str) -> str:
 
 def _everyone(cases: Sequence[Case]) -> list[str]:
     return list(dict.fromkeys(who for case in cases for who in case.rounds))
+
+
+def _against_size(panel: Any, sizes: Sequence[int]) -> None:
+    """Both axes logarithmic, a tick at each size."""
+    panel.set_xscale("log", base=2)
+    panel.set_yscale("log")
+    panel.set_xticks(sizes, list(map(str, sizes)), fontsize=8)
+    panel.minorticks_off()
+    _plain_log(panel.yaxis)
+    _clean(panel)
 
 
 def _plain_log(axis: Any) -> None:
@@ -265,16 +269,11 @@ def _curve(panel: Any, sweep: Sweep, everyone: Sequence[str]) -> None:
     floors = [(case.labels[sweep.axis], 1e3 * floor) for case in sweep.cases if (floor := case.floor()) is not None]
     if floors:
         panel.plot(*zip(*floors, strict=True), color="0.2", linewidth=1, label="floor: operations at the FMA peak")
-    panel.set_xscale("log", base=2)
-    panel.set_yscale("log")
-    panel.set_xticks(sizes, list(map(str, sizes)), fontsize=8)
-    panel.minorticks_off()
+    _against_size(panel, sizes)
     panel.tick_params(axis="y", labelsize=8)
-    _plain_log(panel.yaxis)
     what = sweep.what.replace("lstm", "LSTM").replace("gru", "GRU")
     panel.set_title(f"{what}, {sweep.fixed}", fontsize=9)
     panel.set_xlabel(sweep.axis, fontsize=9)
-    _clean(panel)
 
 
 def _roofline(results: Results) -> Any:

@@ -28,7 +28,7 @@ class Feed:
         if description is None:
             return HostPass(step, *arguments)
         if description != self._description:
-            self._description, self._there = description, on_device.move(description, self._data)
+            self._description, self._there = description, on_device.move(description, self._model.layers, self._data)
         if self._there is None:
             return HostPass(step, *arguments)
-        return on_device.DevicePass(*self._there, description.parts, *arguments)
+        return on_device.DevicePass(*self._there, *arguments)

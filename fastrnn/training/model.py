@@ -18,6 +18,7 @@ from fastrnn.training.callbacks import Callback, CallbackList, History
 from fastrnn.training.data import Data, check_lengths, class_weights, numeric, split
 from fastrnn.training.feed import Feed
 from fastrnn.training.head import ModelEnd
+from fastrnn.training.passes import Pass
 from fastrnn.training.progress import Progress
 from fastrnn.training.summary import summary_text
 
@@ -189,19 +190,24 @@ class Sequential(Chain):
         self, feed: Feed, size: int, order: np.ndarray | None, hooks: CallbackList, progress: Progress
     ) -> tuple[Logs, int]:
         """One pass of training; gives the means and the number of steps taken."""
-        begin, end = hooks.hooks("on_train_batch_begin"), hooks.hooks("on_train_batch_end")
-        self._reset_metrics()
         steps = feed.open(size, self._train_step, order, training=True)
+        return self._take(steps, "train", hooks, progress), steps.done
+
+    def _take(self, steps: Pass, kind: str, hooks: CallbackList, progress: Progress | None) -> Logs:
+        """Goes through a pass, "train" or "test", until it ends, or training is to stop; gives the means."""
+        begin, end = hooks.hooks(f"on_{kind}_batch_begin"), hooks.hooks(f"on_{kind}_batch_end")
+        self._reset_metrics()
         with steps:
             for k in range(steps.steps):
                 steps.call(begin, k, {})
                 steps.step(k)
                 if end:
                     steps.call(end, k, self._logs(steps.loss()))
-                progress.step(k + 1, lambda: self._logs(steps.loss()))
-                if self.stop_training:
+                if progress is not None:
+                    progress.step(k + 1, lambda: self._logs(steps.loss()))
+                if steps.training and self.stop_training:
                     break
-            return self._logs(steps.loss()), steps.done
+            return self._logs(steps.loss())
 
     def _train_step(self, batch: Data) -> float:
         self.ensure_layout()  # a callback may have used another model that shares layers
@@ -241,19 +247,8 @@ class Sequential(Chain):
         return logs if return_dict else self._in_order(logs)
 
     def _evaluate(self, feed: Feed, size: int, hooks: CallbackList, progress: Progress | None) -> Logs:
-        begin, end = hooks.hooks("on_test_batch_begin"), hooks.hooks("on_test_batch_end")
         hooks.call("on_test_begin")
-        self._reset_metrics()
-        steps = feed.open(size, self._test_step)
-        with steps:
-            for k in range(steps.steps):
-                steps.call(begin, k, {})
-                steps.step(k)
-                if end:
-                    steps.call(end, k, self._logs(steps.loss()))
-                if progress is not None:
-                    progress.step(k + 1, lambda: self._logs(steps.loss()))
-            logs = self._logs(steps.loss())
+        logs = self._take(feed.open(size, self._test_step), "test", hooks, progress)
         hooks.call("on_test_end", logs)
         return logs
 

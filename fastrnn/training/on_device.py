@@ -7,6 +7,7 @@ SGD, RMSprop or Adam and the losses of losses.py. All else runs through host mem
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from fastrnn.backends import get_backend
 from fastrnn.backends.contract import Goal, Part, Update
+from fastrnn.layers.base import Layer, Shape
 from fastrnn.layers.chain import Chain
 from fastrnn.layers.dense import Dense
 from fastrnn.layers.dropout import Dropout
@@ -100,7 +102,7 @@ def _part(layer: Any, at: tuple[int, ...], place: int, dtype: np.dtype[Any]) -> 
     return None
 
 
-def move(description: Description, data: Data) -> tuple[Any, Any] | None:
+def move(description: Description, layers: Sequence[Layer], data: Data) -> tuple[Any, Any] | None:
     """The backend's training, and the data there; None where a step on them would fail, which the step says best."""
     backend, parts, goal, spans, dtype = description
     x, y, weights = data
@@ -111,7 +113,7 @@ def move(description: Description, data: Data) -> tuple[Any, Any] | None:
         return None
     if x.size == 0 or (first.kind == "embedding" and not (x.min() >= 0 and x.max() < first.inputs)):
         return None
-    for part, shape in zip(parts, shapes(parts, x.shape), strict=False):
+    for part, shape in zip(parts, _shapes(layers, x.shape), strict=True):
         if part.kind in ("lstm", "gru", "gru_reset_before") and (len(shape) != 3 or shape[-1] != part.inputs):
             return None
         if part.kind == "dense" and (len(shape) < 2 or shape[-1] != part.inputs):
@@ -120,27 +122,20 @@ def move(description: Description, data: Data) -> tuple[Any, Any] | None:
     return training, training.upload(x, y, None if weights is None else np.broadcast_to(weights, y.shape[:-1]))
 
 
-def shapes(parts: tuple[Part, ...], shape: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """What goes into each part, and out of the last one."""
-    found = [shape]
-    for part in parts:
-        if part.kind == "embedding":
-            shape = (*shape, part.units)
-        elif part.kind == "dense":
-            shape = (*shape[:-1], part.units)
-        elif part.kind != "dropout":
-            shape = (*shape[: 2 if part.return_sequences else 1], part.units)
-        found.append(shape)
-    return found
+def _shapes(layers: Sequence[Layer], shape: Shape) -> Iterator[Any]:
+    """What goes into each layer."""
+    for layer in layers:
+        yield shape
+        shape = layer.compute_output_shape(shape)
 
 
 class DevicePass(Pass):
     """A pass on a device. Weights and slots come back into the host's arrays, where everybody looks for them, before
     hooks run and at the end, whatever ends it; and after hooks they go over again, for those may have changed them."""
 
-    def __init__(self, training: Any, there: Any, parts: tuple[Part, ...], *pass_: Any) -> None:
+    def __init__(self, training: Any, there: Any, *pass_: Any) -> None:
         super().__init__(*pass_)
-        self._training, self._there, self._parts = training, there, parts
+        self._training, self._there = training, there
         self._at_home = True
         self._loss, self._read = 0.0, 0
 
@@ -180,7 +175,8 @@ class DevicePass(Pass):
     def _draw(self, batch: int) -> list[tuple[np.ndarray | None, np.ndarray | None]]:
         """What dropout multiplies with in this step, from the generators of the layers."""
         drawn: list[tuple[np.ndarray | None, np.ndarray | None]] = []
-        for layer, shape in zip(self.model.layers, shapes(self._parts, (batch, *self.data.x.shape[1:])), strict=False):
+        layers = self.model.layers
+        for layer, shape in zip(layers, _shapes(layers, (batch, *self.data.x.shape[1:])), strict=True):
             if isinstance(layer, RNN) and (layer.dropout or layer.recurrent_dropout):
                 drawn.append(layer.draw_dropout_masks(batch, shape[2]))
             elif isinstance(layer, Dropout) and layer.rate:

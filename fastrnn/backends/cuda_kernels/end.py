@@ -41,6 +41,22 @@ def _clip(real: Any) -> Any:
     return clip
 
 
+def _log_sum(real: Any) -> Any:
+    zero = real(0)
+
+    @cuda.jit(device=True)
+    def log_sum(z, at, width):
+        """The largest of a row of logits, and the logarithm of the sum of exponentials relative to it."""
+        top, total = z[at], zero
+        for k in range(at + 1, at + width):
+            top = max(top, z[k])
+        for k in range(at, at + width):
+            total += real(math.exp(z[k] - top))
+        return top, real(math.log(total))
+
+    return log_sum
+
+
 def _distance(real: Any, squared: bool) -> Loss:
     zero, one = real(0), real(1)
 
@@ -95,18 +111,13 @@ def _binary(real: Any, from_logits: bool) -> Loss:
 
 def _categorical(real: Any, from_logits: bool) -> Loss:
     zero = real(0)
-    softmax, clip = activate_row(real, "softmax"), _clip(real)
+    softmax, clip, log_sum = activate_row(real, "softmax"), _clip(real), _log_sum(real)
 
     @cuda.jit(device=True)
     def enter(dz, z, y, row, width):
         total, scale, at = zero, zero, row * width
         if from_logits:
-            top = z[at]
-            for k in range(at + 1, at + width):
-                top = max(top, z[k])
-            for k in range(at, at + width):
-                scale += real(math.exp(z[k] - top))
-            scale = real(math.log(scale))
+            top, scale = log_sum(z, at, width)
             for k in range(at, at + width):
                 total -= y[k] * (z[k] - top - scale)
             softmax(dz, z, at, width)
@@ -140,19 +151,15 @@ def _categorical(real: Any, from_logits: bool) -> Loss:
 
 def _sparse(real: Any, from_logits: bool) -> Loss:
     zero, one = real(0), real(1)
-    softmax, clip = activate_row(real, "softmax"), _clip(real)
+    softmax, clip, log_sum = activate_row(real, "softmax"), _clip(real), _log_sum(real)
 
     @cuda.jit(device=True)
     def enter(dz, z, y, row, width):
         scale, at = zero, row * width
         if from_logits:
-            top = z[at]
-            for k in range(at + 1, at + width):
-                top = max(top, z[k])
-            for k in range(at, at + width):
-                scale += real(math.exp(z[k] - top))
+            top, logarithm = log_sum(z, at, width)
             softmax(dz, z, at, width)
-            return real(math.log(scale)) - (z[at + y[row]] - top)
+            return logarithm - (z[at + y[row]] - top)
         for k in range(at, at + width):
             q, _ = clip(z[k])
             scale += q

@@ -10,9 +10,6 @@ from numba import cuda
 
 from .products import FLAT_THREADS
 
-# The simulator has a system thread for each of a block's.
-NORM_THREADS = FLAT_THREADS
-
 
 @functools.cache
 def norm_kernel(real: Any, whole: bool) -> Any:
@@ -22,13 +19,13 @@ def norm_kernel(real: Any, whole: bool) -> Any:
 
     @cuda.jit
     def norms(scales, g, ends, limit):
-        parts = cuda.shared.array(NORM_THREADS, real)
+        parts = cuda.shared.array(FLAT_THREADS, real)
         thread, variable = cuda.threadIdx.x, cuda.blockIdx.x
         total = zero
-        for e in range(ends[variable] + thread, ends[variable + 1], NORM_THREADS):
+        for e in range(ends[variable] + thread, ends[variable + 1], FLAT_THREADS):
             total += g[e] * g[e]
         parts[thread] = total
-        step = NORM_THREADS // 2
+        step = FLAT_THREADS // 2
         while step > 0:
             cuda.syncthreads()
             if thread < step:
