@@ -63,10 +63,13 @@ class Case:
     def run(self, backend: str) -> dict[str, np.ndarray]:
         """All outputs and all gradients by name."""
         *outputs, reserve = self.forward(backend)
+        return dict(zip(("y", "hT", "cT"), outputs, strict=False)) | self.backward(reserve)
+
+    def backward(self, reserve: Any) -> dict[str, np.ndarray]:
+        """All gradients by name."""
         backward = ops.lstm_backward if self.lstm else ops.gru_backward
         grads = backward(reserve, *self.upstream)._asdict()
-        named = dict(zip(("y", "hT", "cT"), outputs, strict=False))
-        return named | {name: grad for name, grad in grads.items() if name[1:] in self.inputs or name == "dh0"}
+        return {name: grad for name, grad in grads.items() if name[1:] in self.inputs or name == "dh0"}
 
     def with_inputs(self, **inputs: np.ndarray) -> Case:
         return replace(self, inputs={**self.inputs, **inputs})

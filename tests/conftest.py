@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import fastrnn as fr
+from fastrnn.backends import memory
 from fastrnn.random import set_seed
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -88,7 +89,8 @@ class PoisonedNumpy:
 def poisoned(backend: str, monkeypatch: pytest.MonkeyPatch) -> str:
     module = fr.backends.get_backend(backend)
     monkeypatch.setattr(module, "np", PoisonedNumpy())
-    monkeypatch.setattr(module, "MAX_SPARE", 0, raising=False)  # memory that is kept from call to call is not poisoned
+    monkeypatch.setattr(memory, "np", PoisonedNumpy())
+    monkeypatch.setattr(memory, "MAX_SPARE", 0)  # what is kept from call to call is not poisoned
     return backend
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections import deque
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +11,7 @@ import numpy as np
 
 from . import numba_pool
 from .contract import Call, Gradients
+from .memory import Memory, Spare, reserves
 from .reference import embedding_forward
 
 MIN_NUMBA = (0, 61)
@@ -76,39 +75,26 @@ class Record:
                 self.fields[self.place[name]] = array.__array_interface__["data"][0]
                 self.alive.append(array)
 
-    def allocate(self, dtype: Any, spare: deque[np.ndarray] | None = None, **sizes: int) -> np.ndarray:
+    def allocate(self, dtype: Any, spare: Spare, **sizes: int) -> Memory:
         """Addresses of memory for so many numbers each, from a cache line's beginning on: vectors across two lines take
-        longer. It is fresh, or the spare one if that is large enough. The caller keeps it alive."""
+        longer. The caller keeps it alive."""
         line = 64 // dtype.itemsize
-        needed = (sum(-(-size // line) for size in sizes.values()) + 1) * line
-        memory = np.empty(0, dtype)
-        if spare is not None:
-            with suppress(IndexError):  # another call has it
-                memory = spare.pop()
-        if memory.nbytes < needed * dtype.itemsize:
-            memory = np.empty(needed, dtype)
-        address = -(-memory.__array_interface__["data"][0] // 64) * 64
+        memory = spare.take((sum(-(-size // line) for size in sizes.values()) + 1) * line, dtype)
+        address = -(-memory.array.__array_interface__["data"][0] // 64) * 64
         for name, size in sizes.items():
             self.fields[self.place[name]] = address
             address += -(-size // line) * 64
         return memory
 
 
-# Working memory of the last call: what is fresh is cleared by the system, page by page.
-_spare: deque[np.ndarray] = deque(maxlen=1)
-MAX_SPARE = 1 << 27
-
-
-def _keep(scratch: np.ndarray) -> None:
-    if scratch.nbytes <= MAX_SPARE:
-        _spare.append(scratch)
+_working = Spare()
 
 
 class Data(NamedTuple):
     """What backward needs."""
 
     record: Record
-    reserve: np.ndarray
+    reserve: Memory
 
 
 # A task is to have 32 samples, which is two vectors of floats at their widest; in a small batch, where a second task is
@@ -215,13 +201,14 @@ def _forward(call: Call, lstm: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray
     record.point(sample=lane_samples[0], row_of=lane_samples[1], barrier=barrier)
     reserve = record.allocate(
         dtype,
+        reserves,
         z=tasks * (kept + 1) * rows * width,
         slots=tasks * kept * 4 * H * width,
         c=tasks * (T + 1 if call.training else 1) * H * width if lstm else 0,
     )
     scratch = record.allocate(
         dtype,
-        _spare,
+        _working,
         panels=gates * (H + package.TILE_ROWS) * rows,
         valid=tasks * (T if call.mask is not None else 1) * width,
         factor=tasks * factors * rows * width,
@@ -230,7 +217,7 @@ def _forward(call: Call, lstm: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray
     )
     _run("pack", record, dtype, lanes, pieces)
     _run("lstm_forward" if lstm else "gru_forward", record, dtype, lanes, tasks, seats)
-    _keep(scratch)
+    del scratch  # for the next call
     return y, hT, cT, Data(record, reserve) if call.training else None
 
 
@@ -265,7 +252,7 @@ def _backward(
     record.point(sample=lane_samples[0], row_of=lane_samples[1], barrier=barrier)
     scratch = record.allocate(
         dtype,
-        _spare,
+        _working,
         W_panels=(I + package.TILE_ROWS) * columns,
         U_panels=(H + package.TILE_ROWS) * columns,
         valid=tasks * (T if call.mask is not None else 1) * width,
@@ -284,7 +271,7 @@ def _backward(
     _run("pack_back", record, dtype, lanes, pieces)
     _run("lstm_backward" if lstm else "gru_backward", record, dtype, lanes, tasks, seats)
     _run("gradients_reduce", record, dtype, lanes, pieces)
-    _keep(scratch)
+    del scratch
     if call.ids is not None:
         table = np.empty_like(call.x)
         embedding_backward(call.ids, dx, table)
