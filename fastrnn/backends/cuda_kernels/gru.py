@@ -16,10 +16,11 @@ from .sweep import shared_code, sweep_jit
 def forward(real: Any, tile: int, resident: bool, shared: bool, grid: bool, reset_after: bool) -> Any:
     """The kernel. `gates` (B, T, 3H) holds x W + b and, in training, z, r and the candidate afterwards; `q` (B, T, H)
     is kept beside them: the candidate's recurrent part, or, with the reset before, what U's candidate part saw."""
-    zero, one = real(0), real(1)
+    one = real(1)
     dtype = np.dtype(real)
     code = shared_code(real, tile, resident, shared, grid)
-    barrier, place, lay_out, product, lane_sum, sigmoid, tanh, store_output, _ = code
+    barrier, place, lay_out, product, lane_sum, tanh = code.both
+    begin, sigmoid, show, store_output = code.forward
     early = 3 if reset_after else 2  # how many gates see h itself
 
     @sweep_jit(real)
@@ -30,20 +31,10 @@ def forward(real: Any, tile: int, resident: bool, shared: bool, grid: bool, rese
         memory = cuda.shared.array(0, dtype)
         weights, width, seen, seen_at, out_at = lay_out(size, memory, U, scratch, 3, part, first, last)
 
-        # the first states; rows beyond the batch are zero, and stay so
         for e in range(cuda.threadIdx.x, (last - first) * rows, cuda.blockDim.x):
             u, row = first + e % (last - first), e // (last - first)
             b = b0 + row
-            start = zero
-            if b < B:
-                if size.has_h:
-                    start = h0[b * H + u]
-                h[b * H + u] = start
-            for slot in range(slots):
-                at = seen_at + (slot * H + u) * rows + row
-                factor = h_mask[(slot * B + b) * H + u] if size.h_masked and b < B else one
-                seen[at] = start * factor
-                seen[at + slots * H * rows] = zero
+            begin(size, seen, seen_at, h_mask, h0, h, b, row, u)
         barrier()
 
         for s in range(T):
@@ -83,9 +74,7 @@ def forward(real: Any, tile: int, resident: bool, shared: bool, grid: bool, rese
                                 h_new = z * h_new + (one - z) * candidate
                                 h[b * H + u] = h_new
                             store_output(size, y, b, s, u, valid, h_new)
-                            for slot in range(h_slots):
-                                factor = h_mask[(slot * B + b) * H + u] if size.h_masked else one
-                                seen[after + (slot * H + u) * rows + row] = h_new * factor
+                            show(size, seen, after, h_slots, h_mask, b, row, u, h_new)
                         else:
                             gates[gate], gates[gate + H] = z, r
                             q_new = r * h_new
@@ -119,9 +108,7 @@ def forward(real: Any, tile: int, resident: bool, shared: bool, grid: bool, rese
                                 h_new = z * h_new + (one - z) * candidate
                                 h[b * H + u] = h_new
                             store_output(size, y, b, s, u, valid, h_new)
-                            for slot in range(h_slots):
-                                factor = h_mask[(slot * B + b) * H + u] if size.h_masked else one
-                                seen[after + (slot * H + u) * rows + row] = h_new * factor
+                            show(size, seen, after, h_slots, h_mask, b, row, u, h_new)
                     if u0 + n < last:
                         cuda.syncthreads()
                 barrier()
@@ -136,7 +123,8 @@ def backward(real: Any, tile: int, resident: bool, shared: bool, grid: bool, res
     zero, one = real(0), real(1)
     dtype = np.dtype(real)
     code = shared_code(real, tile, resident, shared, grid)
-    barrier, place, lay_out, product, lane_sum, _, _, _, collect_dy = code
+    barrier, place, lay_out, product, lane_sum, _ = code.both
+    begin_back, collect_dy, passed_on = code.backward
     late = 3 if reset_after else 2  # how many gates' gradients come back to h itself
 
     @sweep_jit(real)
@@ -146,17 +134,11 @@ def backward(real: Any, tile: int, resident: bool, shared: bool, grid: bool, res
         memory = cuda.shared.array(0, dtype)
         weights, width, seen, seen_at, out_at = lay_out(size, memory, Ut, scratch, 3, part, first, last)
 
-        for u0 in range(first, last, size.units):
-            n = min(size.units, last - u0)
-            for e in range(cuda.threadIdx.x, n * rows, cuda.blockDim.x):
-                u, row = u0 + e % n, e // n
-                b = b0 + row
-                if b < B:
-                    dh[b * H + u] = dhT[b * H + u] if size.has_h else zero
-                    if size.masked:
-                        passed_back[b * H + u] = zero
-                for slot in range(2 * slots):
-                    seen[seen_at + (slot * H + u) * rows + row] = zero
+        for e in range(cuda.threadIdx.x, (last - first) * rows, cuda.blockDim.x):
+            u, row = first + e % (last - first), e // (last - first)
+            b = b0 + row
+            begin_back(size, seen, seen_at, dhT, dh, passed_back, b, row, u)
+        cuda.syncthreads()
 
         for s in range(T - 1, -1, -1):
             t = T - 1 - s if size.backwards else s
@@ -223,11 +205,7 @@ def backward(real: Any, tile: int, resident: bool, shared: bool, grid: bool, res
                     k, row = e % n, e // n
                     u, b = u0 + k, b0 + row
                     if b < B and (not size.masked or mask[b * T + t] != 0):
-                        total = dh[b * H + u]
-                        for slot in range(late):
-                            dot = lane_sum(memory, out_at, slot, late, row, rows, k, n)
-                            total += dot * h_mask[(slot * B + b) * H + u] if size.h_masked else dot
-                        dh[b * H + u] = total
+                        dh[b * H + u] += passed_on(size, memory, out_at, late, h_mask, b, row, u, k, n)
                 if u0 + n < last:
                     cuda.syncthreads()
 

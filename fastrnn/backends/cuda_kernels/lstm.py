@@ -18,7 +18,8 @@ def forward(real: Any, tile: int, resident: bool, shared: bool, grid: bool) -> A
     zero = real(0)
     dtype = np.dtype(real)
     code = shared_code(real, tile, resident, shared, grid)
-    barrier, place, lay_out, product, lane_sum, sigmoid, tanh, store_output, _ = code
+    barrier, place, lay_out, product, lane_sum, tanh = code.both
+    begin, sigmoid, show, store_output = code.forward
 
     @sweep_jit(real)
     def lstm_forward(size, gates, U, scratch, mask, h_mask, h0, c0, y, h, c, h_before, c_before):
@@ -27,21 +28,12 @@ def forward(real: Any, tile: int, resident: bool, shared: bool, grid: bool) -> A
         memory = cuda.shared.array(0, dtype)
         weights, width, seen, seen_at, out_at = lay_out(size, memory, U, scratch, 4, part, first, last)
 
-        # the first states; rows beyond the batch are zero, and stay so
         for e in range(cuda.threadIdx.x, (last - first) * rows, cuda.blockDim.x):
             u, row = first + e % (last - first), e // (last - first)
             b = b0 + row
-            start = zero
+            begin(size, seen, seen_at, h_mask, h0, h, b, row, u)
             if b < B:
-                if size.has_h:
-                    start = h0[b * H + u]
-                h[b * H + u] = start
                 c[b * H + u] = c0[b * H + u] if size.has_c else zero
-            for slot in range(slots):
-                at = seen_at + (slot * H + u) * rows + row
-                factor = h_mask[(slot * B + b) * H + u] if size.h_masked and b < B else real(1)
-                seen[at] = start * factor
-                seen[at + slots * H * rows] = zero
         barrier()
 
         for s in range(T):
@@ -75,9 +67,7 @@ def forward(real: Any, tile: int, resident: bool, shared: bool, grid: bool) -> A
                             h_new = o * tanh(c_new)
                             h[b * H + u], c[b * H + u] = h_new, c_new
                         store_output(size, y, b, s, u, valid, h_new)
-                        for slot in range(slots):
-                            factor = h_mask[(slot * B + b) * H + u] if size.h_masked else real(1)
-                            seen[after + (slot * H + u) * rows + row] = h_new * factor
+                        show(size, seen, after, slots, h_mask, b, row, u, h_new)
                 if u0 + n < last:
                     cuda.syncthreads()
             barrier()
@@ -92,7 +82,8 @@ def backward(real: Any, tile: int, resident: bool, shared: bool, grid: bool) -> 
     zero, one = real(0), real(1)
     dtype = np.dtype(real)
     code = shared_code(real, tile, resident, shared, grid)
-    barrier, place, lay_out, product, lane_sum, _, tanh, _, collect_dy = code
+    barrier, place, lay_out, product, _, tanh = code.both
+    begin_back, collect_dy, passed_on = code.backward
 
     @sweep_jit(real)
     def lstm_backward(size, gates, c_before, Ut, scratch, mask, h_mask, dy, dhT, dcT, passed_back, dh, dc, dgates):
@@ -101,18 +92,13 @@ def backward(real: Any, tile: int, resident: bool, shared: bool, grid: bool) -> 
         memory = cuda.shared.array(0, dtype)
         weights, width, seen, seen_at, out_at = lay_out(size, memory, Ut, scratch, 4, part, first, last)
 
-        for u0 in range(first, last, size.units):
-            n = min(size.units, last - u0)
-            for e in range(cuda.threadIdx.x, n * rows, cuda.blockDim.x):
-                u, row = u0 + e % n, e // n
-                b = b0 + row
-                if b < B:
-                    dh[b * H + u] = dhT[b * H + u] if size.has_h else zero
-                    dc[b * H + u] = dcT[b * H + u] if size.has_c else zero
-                    if size.masked:
-                        passed_back[b * H + u] = zero
-                for slot in range(2 * slots):
-                    seen[seen_at + (slot * H + u) * rows + row] = zero
+        for e in range(cuda.threadIdx.x, (last - first) * rows, cuda.blockDim.x):
+            u, row = first + e % (last - first), e // (last - first)
+            b = b0 + row
+            begin_back(size, seen, seen_at, dhT, dh, passed_back, b, row, u)
+            if b < B:
+                dc[b * H + u] = dcT[b * H + u] if size.has_c else zero
+        cuda.syncthreads()
 
         for s in range(T - 1, -1, -1):
             t = T - 1 - s if size.backwards else s
@@ -153,11 +139,7 @@ def backward(real: Any, tile: int, resident: bool, shared: bool, grid: bool) -> 
                     k, row = e % n, e // n
                     u, b = u0 + k, b0 + row
                     if b < B and (not size.masked or mask[b * T + t] != 0):
-                        total = zero
-                        for slot in range(4):
-                            dot = lane_sum(memory, out_at, slot, 4, row, rows, k, n)
-                            total += dot * h_mask[(slot * B + b) * H + u] if size.h_masked else dot
-                        dh[b * H + u] = total
+                        dh[b * H + u] = passed_on(size, memory, out_at, 4, h_mask, b, row, u, k, n)
                 if u0 + n < last:
                     cuda.syncthreads()
 

@@ -124,17 +124,11 @@ def make_plan(B: int, H: int, gates: int, slots: int, itemsize: int, processors:
 
 
 class Shared(NamedTuple):
-    """What the kernels of both cells and directions are made of, for one type and variant."""
+    """What the kernels of both cells are made of, for one type and variant."""
 
-    barrier: Any
-    place: Any
-    lay_out: Any
-    product: Any
-    lane_sum: Any
-    sigmoid: Any
-    tanh: Any
-    store_output: Any
-    collect_dy: Any
+    both: tuple[Any, ...]  # directions
+    forward: tuple[Any, ...]
+    backward: tuple[Any, ...]
 
 
 @functools.cache
@@ -234,6 +228,46 @@ def shared_code(real: Any, tile: int, resident: bool, shared: bool, grid: bool) 
         return real(math.tanh(a))
 
     @cuda.jit(device=True)
+    def dropped(size, h_mask, slot, b, u):
+        """What dropout multiplies a state with, as gate `slot` sees it."""
+        return h_mask[(slot * size.B + b) * size.H + u] if size.h_masked and b < size.B else one
+
+    @cuda.jit(device=True)
+    def show(size, seen, at, slots, h_mask, b, row, u, state):
+        """Puts a state where the next step's product finds it, in so many slots."""
+        for slot in range(slots):
+            seen[at + (slot * size.H + u) * size.rows + row] = state * dropped(size, h_mask, slot, b, u)
+
+    @cuda.jit(device=True)
+    def begin(size, seen, seen_at, h_mask, h0, h, b, row, u):
+        """A state before the first step; in rows beyond the batch zero, and it stays so."""
+        start = zero
+        if b < size.B:
+            if size.has_h:
+                start = h0[b * size.H + u]
+            h[b * size.H + u] = start
+        show(size, seen, seen_at, size.slots, h_mask, b, row, u, start)
+        show(size, seen, seen_at + size.slots * size.H * size.rows, size.slots, h_mask, b, row, u, zero)
+
+    @cuda.jit(device=True)
+    def begin_back(size, seen, seen_at, dhT, dh, passed_back, b, row, u):
+        """The gradient of a state after the last step; what is seen of gates' gradients is zero beyond the batch."""
+        if b < size.B:
+            dh[b * size.H + u] = dhT[b * size.H + u] if size.has_h else zero
+            if size.masked:
+                passed_back[b * size.H + u] = zero
+        for slot in range(2 * size.slots):
+            seen[seen_at + (slot * size.H + u) * size.rows + row] = zero
+
+    @cuda.jit(device=True)
+    def passed_on(size, out, out_at, gates, h_mask, b, row, u, unit, units):
+        """What so many gates pass back to the state that they saw."""
+        total = zero
+        for gate in range(gates):
+            total += lane_sum(out, out_at, gate, gates, row, size.rows, unit, units) * dropped(size, h_mask, gate, b, u)
+        return total
+
+    @cuda.jit(device=True)
     def store_output(size, y, b, s, u, valid, h):
         """The output of step s: h; at a masked step the last output again, or zero."""
         if size.sequences or size.masked or s == size.T - 1:
@@ -262,4 +296,8 @@ def shared_code(real: Any, tile: int, resident: bool, shared: bool, grid: bool) 
                 got = zero
         return got
 
-    return Shared(barrier, place, lay_out, product, lane_sum, sigmoid, tanh, store_output, collect_dy)
+    return Shared(
+        both=(barrier, place, lay_out, product, lane_sum, tanh),
+        forward=(begin, sigmoid, show, store_output),
+        backward=(begin_back, collect_dy, passed_on),
+    )
