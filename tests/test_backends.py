@@ -159,19 +159,19 @@ def test_reserve_is_as_small_as_promised(c_backend: ModuleType) -> None:
     B, T, I, H = 8, 50, 3, 10
     for cell, gates in (("lstm", 4), ("gru", 3)):
         *_, reserve = make_case(cell, (B, T, I, H), np.float32).forward("c")
-        assert reserve.data[0].array.size <= T * B * (gates + 2) * H + B * H + 32
+        assert reserve.data[0].size <= T * B * (gates + 2) * H + B * H + 32
 
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_large_reserve_goes_to_a_later_call(backend: str, monkeypatch: pytest.MonkeyPatch, cell: str) -> None:
     monkeypatch.setattr(memory.reserves, "least", 1)
-    memory.reserves.arrays.clear()
+    memory.reserves.kept.clear()
     cases = [make_case(cell, (5, 7, 3, 4), seed=seed) for seed in range(3)]
     first, second = (case.forward(backend)[-1] for case in cases[:2])
-    kept = first.data.reserve.array.ctypes.data
+    kept = first.data.reserve.ctypes.data
     del first
     third = cases[2].forward(backend)[-1]
-    assert third.data.reserve.array.ctypes.data == kept
+    assert third.data.reserve.ctypes.data == kept
     for case, reserve in zip(cases[1:], (second, third), strict=True):
         want = case.run("reference")
         assert_close(case.backward(reserve), {name: want[name] for name in want if name.startswith("d")}, 1e-12)

@@ -9,7 +9,7 @@ import numpy as np
 
 from . import threads
 from .contract import Call, Gradients, Head
-from .memory import Memory, reserves
+from .memory import reserves
 
 try:
     from fastrnn._kernels import ffi, lib
@@ -57,7 +57,7 @@ threads.on_change(lambda number: lib.frnn_set_threads(min(number, 2**31 - 1)))
 class Data(NamedTuple):
     """What backward needs: the kernels' reserve, the forward's struct, and the rows looked up for it, if they were."""
 
-    reserve: Memory
+    reserve: np.ndarray
     c_call: Any
     rows: np.ndarray | None
     y_shape: tuple[int, ...]
@@ -165,7 +165,7 @@ def _forward(cell: int, call: Call) -> tuple[Outputs, Data | None]:
     if not call.training:
         return _outputs(c_call, y_shape, state_shape, x.dtype), None
     reserve = reserves.take(lib.frnn_reserve_size(c_call), x.dtype)
-    c_call.reserve = _at(reserve.array)
+    c_call.reserve = _at(reserve)
     data = Data(reserve, c_call, rows, y_shape, state_shape)
     return _outputs(c_call, y_shape, state_shape, x.dtype), data
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from typing import Any
 
@@ -18,37 +19,22 @@ class Spare:
 
     def __init__(self, least: int = 0, slack: float = float("inf")) -> None:
         self.least, self.slack = least, slack
-        self.arrays: deque[np.ndarray] = deque(maxlen=1)  # its pop and append are safe among threads
+        self.kept: deque[np.ndarray] = deque(maxlen=1)  # its pop and append are safe among threads
 
-    def take(self, size: int, dtype: np.dtype[Any]) -> Memory:
-        """Room for so many numbers."""
+    def take(self, size: int, dtype: np.dtype[Any]) -> np.ndarray:
+        """An array of so many numbers. Its memory may be used again once this very object is gone, whoever has a view."""
         needed = size * dtype.itemsize
-        if needed >= self.least:
-            try:
-                array = self.arrays.pop()
-            except IndexError:  # there is none, or another call has it
-                pass
-            else:
-                if needed <= array.nbytes <= needed * self.slack:
-                    return Memory(array, self)
-        return Memory(np.empty(size, dtype), self)
-
-
-class Memory:
-    """An array, of any type, whose memory goes back to where it is kept when this object goes."""
-
-    __slots__ = ("array", "spare")
-
-    def __init__(self, array: np.ndarray, spare: Spare) -> None:
-        self.array, self.spare = array, spare
-
-    @property
-    def nbytes(self) -> int:
-        return self.array.nbytes
-
-    def __del__(self) -> None:
-        if self.spare.least <= self.nbytes <= MAX_SPARE:
-            self.spare.arrays.append(self.array)
+        if not self.least <= needed <= MAX_SPARE:
+            return np.empty(size, dtype)
+        try:
+            memory = self.kept.pop()
+        except IndexError:  # there is none, or another call has it
+            memory = None
+        if memory is None or not needed <= memory.nbytes <= needed * self.slack:
+            memory = np.empty(size, dtype)
+        array = memory.view(np.uint8)[:needed].view(dtype)
+        weakref.finalize(array, self.kept.append, memory).atexit = False
+        return array
 
 
 # For what forward keeps for backward. What is smaller the C library keeps by itself, once it has been given back.

@@ -11,7 +11,7 @@ import numpy as np
 
 from . import numba_pool
 from .contract import Call, Gradients
-from .memory import Memory, Spare, reserves
+from .memory import Spare, reserves
 from .reference import embedding_forward
 
 MIN_NUMBA = (0, 61)
@@ -75,12 +75,12 @@ class Record:
                 self.fields[self.place[name]] = array.__array_interface__["data"][0]
                 self.alive.append(array)
 
-    def allocate(self, dtype: Any, spare: Spare, **sizes: int) -> Memory:
+    def allocate(self, dtype: Any, spare: Spare, **sizes: int) -> np.ndarray:
         """Addresses of memory for so many numbers each, from a cache line's beginning on: vectors across two lines take
         longer. The caller keeps it alive."""
         line = 64 // dtype.itemsize
         memory = spare.take((sum(-(-size // line) for size in sizes.values()) + 1) * line, dtype)
-        address = -(-memory.array.__array_interface__["data"][0] // 64) * 64
+        address = -(-memory.__array_interface__["data"][0] // 64) * 64
         for name, size in sizes.items():
             self.fields[self.place[name]] = address
             address += -(-size // line) * 64
@@ -94,7 +94,7 @@ class Data(NamedTuple):
     """What backward needs."""
 
     record: Record
-    reserve: Memory
+    reserve: np.ndarray
 
 
 # A task is to have 32 samples, which is two vectors of floats at their widest; in a small batch, where a second task is
