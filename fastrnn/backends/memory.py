@@ -22,7 +22,7 @@ class Spare:
         self.kept: deque[np.ndarray] = deque(maxlen=1)  # its pop and append are safe among threads
 
     def take(self, size: int, dtype: np.dtype[Any]) -> np.ndarray:
-        """An array of so many numbers. Its memory may be used again once this very object is gone, whoever has a view."""
+        """An array of so many numbers. Its memory may be used again once this very object is gone, views or not."""
         needed = size * dtype.itemsize
         if not self.least <= needed <= MAX_SPARE:
             return np.empty(size, dtype)
