@@ -1,4 +1,5 @@
-/* One time step of a chain of layers, for a stream of samples: no allocation, no thread but the caller's.
+/* One time step of a chain of layers, for a stream of samples: no allocation, and no thread but the caller's unless a
+ * layer is large.
  *
  * Weights are packed once, in the order in which a step reads them: for each group of one or two vectors of units, for
  * each k, the gates side by side, zeros beyond the last unit. A step is then one pass over them with all of a group's
@@ -121,16 +122,15 @@ INLINE void lstm_step_unit(const vreal *sums, REAL *c, REAL *h, const int part) 
     vstore_n(h, vsigmoid(sums[3]) * vtanh(cell), part);
 }
 
-INLINE const REAL *lstm_step_group(const frnn_stage *s, const REAL *p, int64_t u0, const REAL *x, const REAL *h,
-                                   REAL *c, REAL *y, const int vectors) {
+INLINE void lstm_step_group(const frnn_stage *s, const REAL *p, int64_t u0, const REAL *x, const REAL *h, REAL *c,
+                            REAL *y, const int vectors) {
     group_sums sums;
     p = sums_load(sums, p, vectors, 4);
     p = sums_add(sums, p, x, s->I, vectors, 4, 3);
-    p = sums_add(sums, p, h, s->H, vectors, 4, 3);
+    sums_add(sums, p, h, s->H, vectors, 4, 3);
 #define BODY(part) lstm_step_unit(sums[v], c + u, y + u, part)
     FOR_GROUP(u0, s->H, vectors, BODY)
 #undef BODY
-    return p;
 }
 
 /* Sums z, r, h, q. */
@@ -139,25 +139,24 @@ INLINE void gru_step_unit(const vreal *sums, const REAL *h_before, REAL *h, cons
     vstore_n(h, vfma(z, vload_n(h_before, part) - candidate, candidate), part);
 }
 
-INLINE const REAL *gru_step_group(const frnn_stage *s, const REAL *p, int64_t u0, const REAL *x, const REAL *h, REAL *y,
-                                  const int vectors) {
+INLINE void gru_step_group(const frnn_stage *s, const REAL *p, int64_t u0, const REAL *x, const REAL *h, REAL *y,
+                           const int vectors) {
     group_sums sums;
     p = sums_load(sums, p, vectors, 4);
     p = sums_add(sums, p, x, s->I, vectors, 3, 2);
-    p = sums_add(sums, p, h, s->H, vectors, 3, 3);
+    sums_add(sums, p, h, s->H, vectors, 3, 3);
 #define BODY(part) gru_step_unit(sums[v], h + u, y + u, part)
     FOR_GROUP(u0, s->H, vectors, BODY)
 #undef BODY
-    return p;
 }
 
 /* The reset gate before the product, first pass: z and the candidate's sum are kept, rh = r * h. */
-INLINE const REAL *gru_reset_group(const frnn_stage *s, const REAL *p, int64_t u0, const REAL *x, const REAL *h,
-                                   REAL *z, REAL *sum, REAL *rh, const int vectors) {
+INLINE void gru_reset_group(const frnn_stage *s, const REAL *p, int64_t u0, const REAL *x, const REAL *h, REAL *z,
+                            REAL *sum, REAL *rh, const int vectors) {
     group_sums sums;
     p = sums_load(sums, p, vectors, 4);
     p = sums_add(sums, p, x, s->I, vectors, 3, 2);
-    p = sums_add(sums, p, h, s->H, vectors, 2, 1);
+    sums_add(sums, p, h, s->H, vectors, 2, 1);
 #define BODY(part)                                                                                                     \
     do {                                                                                                               \
         vstore_n(z + u, vsigmoid(sums[v][0]), part);                                                                   \
@@ -166,17 +165,16 @@ INLINE const REAL *gru_reset_group(const frnn_stage *s, const REAL *p, int64_t u
     } while (0)
     FOR_GROUP(u0, s->H, vectors, BODY)
 #undef BODY
-    return p;
 }
 
 /* second pass */
-INLINE const REAL *gru_candidate_group(const frnn_stage *s, const REAL *p, int64_t u0, const REAL *h, const REAL *z,
-                                       const REAL *sum, const REAL *rh, REAL *y, const int vectors) {
+INLINE void gru_candidate_group(const frnn_stage *s, const REAL *p, int64_t u0, const REAL *h, const REAL *z,
+                                const REAL *sum, const REAL *rh, REAL *y, const int vectors) {
     group_sums sums;
 #define BODY(part) sums[v][0] = vload_n(sum + u, part)
     FOR_GROUP(u0, s->H, vectors, BODY)
 #undef BODY
-    p = sums_add(sums, p, rh, s->H, vectors, 1, 0);
+    sums_add(sums, p, rh, s->H, vectors, 1, 0);
 #define BODY(part)                                                                                                     \
     do {                                                                                                               \
         const vreal candidate = vtanh(sums[v][0]);                                                                     \
@@ -184,7 +182,6 @@ INLINE const REAL *gru_candidate_group(const frnn_stage *s, const REAL *p, int64
     } while (0)
     FOR_GROUP(u0, s->H, vectors, BODY)
 #undef BODY
-    return p;
 }
 
 INLINE vreal activated(int32_t activation, vreal z) {
@@ -200,15 +197,14 @@ INLINE vreal activated(int32_t activation, vreal z) {
     }
 }
 
-INLINE const REAL *dense_step_group(const frnn_stage *s, const REAL *p, int64_t u0, const REAL *x, REAL *y,
-                                    const int vectors) {
+INLINE void dense_step_group(const frnn_stage *s, const REAL *p, int64_t u0, const REAL *x, REAL *y,
+                             const int vectors) {
     group_sums sums;
     p = sums_load(sums, p, vectors, 1);
-    p = sums_add(sums, p, x, s->I, vectors, 1, 0);
+    sums_add(sums, p, x, s->I, vectors, 1, 0);
 #define BODY(part) vstore_n(y + u, activated(s->activation, sums[v][0]), part)
     FOR_GROUP(u0, s->H, vectors, BODY)
 #undef BODY
-    return p;
 }
 
 static void softmax_row(REAL *y, int64_t n) {
@@ -225,47 +221,76 @@ static void softmax_row(REAL *y, int64_t n) {
 /* -- one row of the batch -------------------------------------------------------------------------------------------
  */
 
-#define FOR_GROUPS(H, STEP)                                                                                            \
-    for (int64_t u0 = 0; u0 < (H); u0 += GROUP * LANES) {                                                              \
-        if ((H) - u0 > LANES)                                                                                          \
-            STEP(GROUP);                                                                                               \
+/* From so many packed REALs on a layer's groups are shared by threads: one takes some 6 microseconds over these, and a
+ * fork-join 1 or 2. Who is not awake in time is not waited for. */
+enum { SHARED_REALS = 1 << 17 };
+
+/* A layer's step for one row. */
+typedef struct {
+    const frnn_stage *s;
+    const REAL *x, *h; /* the state before */
+    REAL *c, *y;
+    int candidates; /* GRU with the reset before: the second pass */
+} stage_row;
+
+/* The group of units that begins with u0; where it lies follows from what is packed for each column before it. */
+static void stage_group(void *row, int64_t index) {
+    const stage_row *k = row;
+    const frnn_stage *s = k->s;
+    const int64_t H = s->H, I = s->I, u0 = index * GROUP * LANES;
+    const int whole = H - u0 > LANES;
+    REAL *z = k->y + H, *sum = z + H, *rh = sum + H;
+    const REAL *p = s->packed;
+#define STEP(function, ...)                                                                                            \
+    do {                                                                                                               \
+        if (whole)                                                                                                     \
+            function(s, p, u0, __VA_ARGS__, GROUP);                                                                    \
         else                                                                                                           \
-            STEP(1);                                                                                                   \
+            function(s, p, u0, __VA_ARGS__, 1);                                                                        \
+    } while (0)
+    switch (s->kind) {
+    case FRNN_STAGE_LSTM:
+        p += u0 * 4 * (1 + I + H);
+        STEP(lstm_step_group, k->x, k->h, k->c, k->y);
+        break;
+    case FRNN_STAGE_GRU:
+        p += u0 * (4 + 3 * (I + H));
+        STEP(gru_step_group, k->x, k->h, k->y);
+        break;
+    case FRNN_STAGE_GRU_RESET_BEFORE:
+        if (k->candidates) {
+            p += stage_columns(H) * (4 + 3 * I + 2 * H) + u0 * H;
+            STEP(gru_candidate_group, k->h, z, sum, rh, k->y);
+        } else {
+            p += u0 * (4 + 3 * I + 2 * H);
+            STEP(gru_reset_group, k->x, k->h, z, sum, rh);
+        }
+        break;
+    default:
+        p += u0 * (1 + I);
+        STEP(dense_step_group, k->x, k->y);
     }
+#undef STEP
+}
+
+static void stage_groups(stage_row *k) {
+    const int64_t groups = (k->s->H + GROUP * LANES - 1) / (GROUP * LANES);
+    if (stage_size(k->s) >= SHARED_REALS)
+        frnn_parallel(groups, groups, stage_group, k);
+    else
+        for (int64_t index = 0; index < groups; index++) stage_group(k, index);
+}
 
 static void stage_run(const frnn_stage *s, int64_t b, const REAL *x) {
     const int64_t H = s->H;
-    const REAL *p = s->packed;
     REAL *y = s->scratch, *h = s->h ? (REAL *)s->h + b * H : NULL;
-    switch (s->kind) {
-    case FRNN_STAGE_LSTM: {
-        REAL *c = (REAL *)s->c + b * H;
-#define STEP(vectors) p = lstm_step_group(s, p, u0, x, h, c, y, vectors)
-        FOR_GROUPS(H, STEP)
-#undef STEP
-        break;
+    stage_row row = {s, x, h, s->c ? (REAL *)s->c + b * H : NULL, y, 0};
+    stage_groups(&row);
+    if (s->kind == FRNN_STAGE_GRU_RESET_BEFORE) {
+        row.candidates = 1;
+        stage_groups(&row);
     }
-    case FRNN_STAGE_GRU:
-#define STEP(vectors) p = gru_step_group(s, p, u0, x, h, y, vectors)
-        FOR_GROUPS(H, STEP)
-#undef STEP
-        break;
-    case FRNN_STAGE_GRU_RESET_BEFORE: {
-        REAL *z = y + H, *sum = z + H, *rh = sum + H;
-#define STEP(vectors) p = gru_reset_group(s, p, u0, x, h, z, sum, rh, vectors)
-        FOR_GROUPS(H, STEP)
-#undef STEP
-#define STEP(vectors) p = gru_candidate_group(s, p, u0, h, z, sum, rh, y, vectors)
-        FOR_GROUPS(H, STEP)
-#undef STEP
-        break;
-    }
-    default:
-#define STEP(vectors) p = dense_step_group(s, p, u0, x, y, vectors)
-        FOR_GROUPS(H, STEP)
-#undef STEP
-        if (s->activation == FRNN_ACTIVATE_SOFTMAX) softmax_row(y, H);
-    }
+    if (s->kind == FRNN_STAGE_DENSE && s->activation == FRNN_ACTIVATE_SOFTMAX) softmax_row(y, H);
     /* Only now: every unit sees the state before, and x may be the last output. */
     if (h) memcpy(h, y, (size_t)H * sizeof(REAL));
     memcpy((REAL *)s->y + b * H, y, (size_t)H * sizeof(REAL));

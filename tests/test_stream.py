@@ -52,7 +52,7 @@ def steps(stream: fr.Stream, x: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("sizes", [(1, 1), (3, 2), (16, 32), (5, 17), (7, 63), (33, 100)])
+@pytest.mark.parametrize("sizes", [(1, 1), (3, 2), (16, 32), (5, 17), (7, 63), (33, 100), (150, 170)])
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_layer(any_backend: str, cell: str, sizes: tuple[int, int], dtype: str) -> None:
     inputs, units = sizes
@@ -81,6 +81,20 @@ def test_every_instruction_set(c_backend: ModuleType, cell: str) -> None:
         stream.refresh()
         stream.reset()
         np.testing.assert_allclose(steps(stream, x), want, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_threads_that_share_a_large_layer_change_no_bit(c_backend: ModuleType, cell: str) -> None:
+    layers = [make(cell, 170, return_sequences=True), fr.Dense(900, "softmax")]
+    model = randomized(fr.Sequential(layers), (None, None, 150))
+    x = np.random.default_rng(3).standard_normal((2, 20, 150)).astype("float32")
+    want = None
+    for threads in (1, 2, 3, 8):
+        fr.set_num_threads(threads)
+        got = steps(fr.Stream(model, batch=2, backend="c"), x)
+        want = got if want is None else want
+        np.testing.assert_array_equal(got, want)
+    np.testing.assert_allclose(got, model(x), rtol=1e-5, atol=2e-6)
 
 
 @pytest.mark.parametrize("activation", ["linear", "sigmoid", "tanh", "relu", "softmax"])
