@@ -58,7 +58,8 @@ def _shape_name(shape: Iterable[int]) -> str:
 
 
 def too_slow(name: str, layer: Layer) -> bool:
-    """Whether a contender is left out of a layer: the reference, where it is not done in a moment."""
+    """Whether a contender is left out of a layer, unless it is the base: the reference, where it is not done in a
+    moment."""
     return name == "fastrnn-reference" and layer.operations > REFERENCE_OPERATIONS
 
 
@@ -77,7 +78,7 @@ def layer_plan(team: Team, choice: Choice, part: str, layer: Layer, **labels: An
         )
         entries: list[Entry] = []
         for name in choice.who(layer.mode):
-            if not too_slow(name, layer):
+            if name == choice.base or not too_slow(name, layer):
                 kind = "stream" if layer.mode == STREAM else "layer"
                 team.add(case, entries, name, kind, layer.to_json())
         return team.compare(case, entries, tails=layer.mode == STREAM)
@@ -166,8 +167,8 @@ def threads(team: Team, choice: Choice) -> list[Plan]:
 
 
 def can_step(name: str, model: str) -> bool:
-    """Whether a contender trains the model: not the reference, for its slowness, nor PyTorch where there is dropout."""
-    return name != "fastrnn-reference" and (contenders()[name].module != "on_torch" or "dropout" not in model)
+    """Whether a contender trains the model: not PyTorch where there is dropout."""
+    return contenders()[name].module != "on_torch" or "dropout" not in model
 
 
 def step_plan(team: Team, choice: Choice, part: str, name: str, training: Training, **labels: Any) -> Plan:
@@ -232,7 +233,7 @@ def _fresh(team: Team, choice: Choice, kind: str, takes: str, spec: dict[str, An
     for _ in range(team.settings.rounds):
         found = {}
         for name in choice.who(takes):
-            if name not in failed and name != "fastrnn-reference":
+            if name not in failed:
                 try:
                     found[name] = team.fresh(name, kind, spec)
                 except ContenderError as error:
