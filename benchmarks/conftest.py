@@ -47,7 +47,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     names, values = metafunc.module.parameters(metafunc.config.getoption("full"))
-    metafunc.parametrize(names, values, ids=["-".join(map(_text, value)) for value in values])
+    ids = ["-".join(map(_text, value)) for value in values]
+    if not values:
+        values = [pytest.param(*names, marks=pytest.mark.skip("with --full only"))]
+        ids = ["full"]
+    metafunc.parametrize(names, values, ids=ids)
 
 
 def _text(value: Any) -> str:
