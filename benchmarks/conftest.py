@@ -47,7 +47,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     names, values = metafunc.module.parameters(metafunc.config.getoption("full"))
-    metafunc.parametrize(names, values, ids=["-".join(map(_text, value)) for value in values])
+    ids = ["-".join(map(_text, value)) for value in values]
+    if not values:
+        values = [pytest.param(*names, marks=pytest.mark.skip("with --full only"))]
+        ids = ["full"]
+    metafunc.parametrize(names, values, ids=ids)
 
 
 def _text(value: Any) -> str:
@@ -68,6 +72,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def pytest_itemcollected(item: Any) -> None:
+    # one that failed is told as that alone
+    item.add_marker(pytest.mark.filterwarnings("ignore:Benchmark fixture was not used"))
     item.add_marker(pytest.mark.benchmark(timer=CLOCK, group=" ".join(map(_text, _key(item)))))
 
 
@@ -125,7 +131,7 @@ def _facts(case: Case, who: str, team: Team) -> dict[str, Any]:
         "bytes": case.bytes,
         "gflops": None if rate is None else rate / 1e9,
         "share_of_peak": case.share_of_peak(who),
-        f"times_{case.base}": list(case.ratio(who)),
+        f"times_{case.base}": list(case.ratio(who)) if case.base in case.rounds else None,
         "threads": team.settings.threads,
         "instruction_set": machine.instruction_set(),
         "processor": machine.processor(),

@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nfastrnn: interrupted", file=sys.stderr)
         return 130
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, MemoryError) as error:
         print(f"fastrnn: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     return 0

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from fastrnn import backends, cli
-from fastrnn.bench import charts, fresh, peers, report
-from fastrnn.bench.compare import compare, verdict
+from fastrnn.bench import charts, command, fresh, peers, report
+from fastrnn.bench.compare import verdict
 from fastrnn.bench.growth import exponent, sweeps
 from fastrnn.bench.layer import OPTIONS, Layer, Problem, errors
 from fastrnn.bench.models import Training
@@ -278,6 +278,15 @@ def test_pictures(tmp_path):
     assert charts.draw(make_results(make_case(part="options")), tmp_path) == []
 
 
+def test_bars_of_all_panels_are_in_the_picture():
+    pytest.importorskip("matplotlib")
+    slow = make_case(name="slow", labels=TINY.to_json() | {"cell": "gru"}, rounds={"fastrnn-c": [1.0], "jax": [1000.0]})
+    figure = charts._bars(make_results(make_case(), slow), "layers", panels=("cell", "mode"))
+    for axes in figure.axes:
+        assert axes.get_xlim()[0] < 1
+        assert axes.get_xlim()[1] > 1000
+
+
 # -- two runs ---------------------------------------------------------------------------------
 
 
@@ -306,7 +315,9 @@ def test_comparison_of_two_files(tmp_path, capsys):
     assert title == f"== What changed from {run} to {run}"
     assert ours.split()[-2:] == ["-90%", "less"]
     assert torch.endswith("within noise")
-    assert compare(make_results(make_case(name="another")), make_results()).rows == []
+    make_results(make_case(name="another")).write(paths[0])
+    assert cli.main(["bench", "--compare", *map(str, paths)]) == 0
+    assert capsys.readouterr().out == "the two files have no contender in a case in common\n"
 
 
 # -- contenders as processes ------------------------------------------------------------------
@@ -323,7 +334,9 @@ def test_a_contender_is_checked_and_timed(process, tmp_path):
     np.savez(tmp_path / "want.npz", **Problem(TINY).expected())
     entry = Entry("it", process, "layer", TINY.to_json(), tmp_path / "want.npz")
     assert prepare(entry).error < 1e-5
-    rounds = interleave([entry], rounds=2, seconds=0.001)["it"]
+    measured, failed = interleave([entry], rounds=2, seconds=0.001)
+    rounds = measured["it"]
+    assert not failed
     assert len(rounds.medians) == 2
     assert all(0 < m <= p <= x for m, p, x in zip(*rounds, strict=True))
 
@@ -342,6 +355,27 @@ def test_a_contender_that_fails_or_dies_says_so(process):
     process._process.kill()
     with pytest.raises(ContenderError, match="ended with exit code -9"):
         prepare(Entry("it", process, "layer", TINY.to_json()))
+
+
+def test_a_contender_that_dies_while_it_is_timed_leaves_the_others(monkeypatch):
+    ask = Process.ask
+
+    def dying(process: Process, request: dict[str, Any]) -> dict[str, Any]:
+        if request.get("round") == "dies" and request["seconds"] > 0:
+            process._process.kill()
+        return ask(process, request)
+
+    monkeypatch.setattr(Process, "ask", dying)
+    with Team(Settings(2, 0.001, 1), Progress()) as team:
+        for _ in range(2):  # in the next case it takes part again
+            case, entries = make_case(rounds={}, peak=[], errors={}), []
+            team.add(case, entries, "fastrnn-reference", "layer", TINY.to_json(), label="dies")
+            apart = (("APART", "1"),)  # a process of its own
+            team.add(case, entries, "fastrnn-reference", "layer", TINY.to_json(), label="lives", environment=apart)
+            team.compare(case, entries)
+            assert case.failed == {"dies": "fastrnn-reference ended with exit code -9"}
+            assert list(case.rounds) == ["lives"]
+            assert len(case.rounds["lives"]) == 2
 
 
 @pytest.mark.slow
@@ -391,10 +425,23 @@ def test_cudnn_takes_part_where_there_is_a_gpu(gpus, version, reason, monkeypatc
     assert reason_missing("torch-cuda") == reason
 
 
+@pytest.mark.parametrize("name", ["jax", "keras", "keras-jit", "keras-jax"])
+def test_peers_on_the_cpu_see_no_gpu(name):
+    environment = dict(PEERS[name].environment)
+    assert environment["CUDA_VISIBLE_DEVICES"] == "-1"
+    assert environment["JAX_PLATFORMS"] == "cpu"
+
+
 def test_peers_have_colors_and_modules():
     assert set(charts.COLORS) == set(PEERS)
     for contender in PEERS.values():
         assert (ROOT / "fastrnn" / "bench" / "peers" / f"{contender.module}.py").exists()
+
+
+def test_a_fresh_process_that_hangs_is_told(monkeypatch):
+    monkeypatch.setattr(fresh, "TIMEOUT_SECONDS", 0.001)
+    with pytest.raises(RuntimeError, match=r"not done after 0\.001 seconds"):
+        fresh.start("fastrnn-reference", "fastrnn", 1, "layer", TINY.to_json(), {})
 
 
 def test_a_fresh_process_tells_times_and_memory():
@@ -426,7 +473,19 @@ def test_a_run_prints_and_writes(tmp_path, capsys):
     assert not list(out.glob(".*"))
 
 
-def test_part_by_part_with_its_tables(tmp_path, capsys):
+def test_the_only_backend_takes_part_in_large_layers_too(capsys):
+    arguments = [*QUICK, "--shape", "64,100,32,32", "--cell", "gru", "--mode", "train", "--rounds", "1"]
+    assert cli.main(["bench", *arguments]) == 0
+    assert "gru train 64,100,32,32: fastrnn-reference" in capsys.readouterr().err
+
+
+def test_a_layer_that_no_memory_holds_is_an_error_in_a_line(capsys):
+    assert cli.main(["bench", *QUICK, "--shape", "2000000000,1000,4000,5000"]) == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith("fastrnn: error: Unable to allocate")
+
+
+def test_part_by_part_with_its_tables(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(command, "cores", lambda: 2)
     arguments = ["startup", "memory", "threads", "--threads", "2", *QUICK, "--cell", "gru", "--out", str(tmp_path)]
     assert cli.main(["bench", *arguments]) == 0
     assert "== Threads, in training" in capsys.readouterr().out
@@ -460,6 +519,7 @@ def usage_error(arguments: list[str], capsys: Any) -> str:
         (["--shape", "1,2,3,0"], "four positive integers B,T,I,H, got '1,2,3,0'"),
         (["--rounds", "0"], "must be a positive integer, got '0'"),
         (["--threads", "two"], "must be a positive integer, got 'two'"),
+        (["--threads", "100000"], "--threads: must be at most"),
         (["--seconds", "-1"], "must be a positive number, got '-1'"),
         (["--seconds", "nan"], "must be a positive number, got 'nan'"),
     ],

@@ -201,7 +201,6 @@ def _bars(results: Results, part: str, panels: tuple[str, ...]) -> Any:
         axes.set_yticks(range(len(members)), names, fontsize=8)
         axes.set_ylim(len(members) - 0.5, -0.5)
         axes.set_xscale("log")
-        axes.set_xlim(left=min(axes.get_xlim()[0], 0.9))
         _plain_log(axes.xaxis)
         axes.tick_params(axis="x", labelsize=8, labelbottom=True)
         axes.axvline(1, color=OURS[0], linewidth=2)
@@ -210,6 +209,8 @@ def _bars(results: Results, part: str, panels: tuple[str, ...]) -> Any:
         axes.grid(axis="y", visible=False)
     for axes in grid.flat[len(groups) :]:
         axes.remove()
+    # one scale for all panels; a limit that is set holds for what is drawn later, too
+    grid[0, 0].set_xlim(left=min(grid[0, 0].get_xlim()[0], 0.9))
     label = f"times as long as {_title(base)} (the blue line), with the range over the rounds"
     figure.supxlabel(f"{label}\n{_note(results)}", fontsize=8)
     if panels:
@@ -307,14 +308,14 @@ def _roofline(results: Results) -> Any:
         ha="right",
         va="bottom",
         fontsize=8,
-        xytext=(0, 2),
+        xytext=(-3, 2),
         textcoords="offset points",
     )
     if bandwidth:
         slope = bandwidth / 1e9
         axes.plot([low, peak / slope], [low * slope, peak], color="0.25", linewidth=1.2, linestyle="--")
-        label = f"memory, {slope:.0f} GB/s;\nwhat stays in a cache\nmay exceed it"
-        axes.annotate(label, (0.02, 0.97), xycoords="axes fraction", va="top", fontsize=8, color="0.25")
+        label = f"dashed: memory, {slope:.0f} GB/s; what stays in a cache may exceed it"
+        axes.annotate(label, (low, peak), va="bottom", fontsize=8, xytext=(3, 2), textcoords="offset points")
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlim(low, high)
@@ -327,6 +328,6 @@ def _roofline(results: Results) -> Any:
         axes.plot([], [], marker, color="0.4", linestyle="none", label=f"{cell.upper()} {mode}")
     axes.plot([], [], "o", color=OURS[0], linestyle="none", label=_title(cases[0].base))
     axes.plot([], [], "o", color="0.65", linestyle="none", label="best peer")
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    _legend(figure, [axes], 3)
     _clean(axes)
     return figure

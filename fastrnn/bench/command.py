@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="one of fastrnn's; may be repeated, the first is compared; default: the fastest, and cuda if it is there",
     )
     parser.add_argument("--peer", action="append", choices=[*PEERS, "none"], help="only this one; may be repeated")
-    parser.add_argument("--threads", type=_positive, metavar="N", help="for everyone; default: all cores")
+    parser.add_argument("--threads", type=_threads, metavar="N", help="for everyone; default: all cores")
     parser.add_argument("--quick", action="store_true", help="few short rounds: a rough look")
     parser.add_argument("--rounds", type=_positive, metavar="N", help="default: 7, or 3 with --quick")
     parser.add_argument("--seconds", type=_seconds, metavar="S", help="each in a round; default: 0.15, or 0.03")
@@ -125,6 +125,13 @@ def _positive(text: str) -> int:
     return value
 
 
+def _threads(text: str) -> int:
+    value = _positive(text)
+    if value > cores():  # threads that spin for each other would take forever
+        raise argparse.ArgumentTypeError(f"must be at most {cores()}, the cores that may be used; got {text!r}")
+    return value
+
+
 def _seconds(text: str) -> float:
     try:
         value = float(text)
@@ -152,7 +159,8 @@ def run(args: argparse.Namespace) -> int:
         OSError: a file cannot be written. RuntimeError: a process that measures ended.
     """
     if args.compare:
-        print(report.plain(compare(*args.compare)))
+        changes = compare(*args.compare)
+        print(report.plain(changes) if changes.rows else "the two files have no contender in a case in common")
         return 0
     names = list(PARTS) if "all" in args.parts else args.parts or ["layers"]
     usual = QUICK if args.quick else THOROUGH

@@ -71,16 +71,19 @@ def _forget_peak() -> None:
 
 
 def start(name: str, package: str, threads: int, kind: str, spec: dict[str, Any], environment: dict[str, str]) -> Any:
-    """Runs the script and gives what it printed. RuntimeError where it fails."""
+    """Runs the script and gives what it printed. RuntimeError where it fails, or takes too long."""
     path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-    done = subprocess.run(
-        [sys.executable, "-P", __file__, name, package, str(threads), kind, json.dumps(spec)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=TIMEOUT_SECONDS,
-        env={**os.environ, **environment, "PYTHONPATH": path},
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", __file__, name, package, str(threads), kind, json.dumps(spec)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=TIMEOUT_SECONDS,
+            env={**os.environ, **environment, "PYTHONPATH": path},
+        )
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"not done after {TIMEOUT_SECONDS} seconds") from None
     if done.returncode:
         lines = done.stderr.strip().splitlines()
         raise RuntimeError(lines[-1] if lines else f"exit code {done.returncode}")

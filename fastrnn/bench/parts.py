@@ -25,6 +25,14 @@ LATENCY_SHAPES = ((1, 50, 16, 8), (1, 50, 16, 32), (1, 50, 128, 128), (1, 50, 51
 SMALL, MEDIUM = SHAPES[0], SHAPES[2]
 REFERENCE_OPERATIONS = 10**8
 
+# what grows, and the shapes it is measured at; batches of a training set
+SWEEPS: dict[str, tuple[Shape, ...]] = {
+    "H": tuple((64, 25, H, H) for H in (8, 16, 32, 64, 128, 256, 512, 1024)),
+    "T": tuple((64, T, 64, 64) for T in (10, 30, 100, 300, 1000)),
+    "B": tuple((B, 100, 64, 64) for B in (1, 4, 16, 64, 256)),
+}
+FITS = (1, 4, 16, 64, 256)
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -58,7 +66,8 @@ def _shape_name(shape: Iterable[int]) -> str:
 
 
 def too_slow(name: str, layer: Layer) -> bool:
-    """Whether a contender is left out of a layer: the reference, where it is not done in a moment."""
+    """Whether a contender is left out of a layer, unless it is the base: the reference, where it is not done in a
+    moment."""
     return name == "fastrnn-reference" and layer.operations > REFERENCE_OPERATIONS
 
 
@@ -77,7 +86,7 @@ def layer_plan(team: Team, choice: Choice, part: str, layer: Layer, **labels: An
         )
         entries: list[Entry] = []
         for name in choice.who(layer.mode):
-            if not too_slow(name, layer):
+            if name == choice.base or not too_slow(name, layer):
                 kind = "stream" if layer.mode == STREAM else "layer"
                 team.add(case, entries, name, kind, layer.to_json())
         return team.compare(case, entries, tails=layer.mode == STREAM)
@@ -166,8 +175,8 @@ def threads(team: Team, choice: Choice) -> list[Plan]:
 
 
 def can_step(name: str, model: str) -> bool:
-    """Whether a contender trains the model: not the reference, for its slowness, nor PyTorch where there is dropout."""
-    return name != "fastrnn-reference" and (contenders()[name].module != "on_torch" or "dropout" not in model)
+    """Whether a contender trains the model: not PyTorch where there is dropout."""
+    return contenders()[name].module != "on_torch" or "dropout" not in model
 
 
 def step_plan(team: Team, choice: Choice, part: str, name: str, training: Training, **labels: Any) -> Plan:
@@ -206,23 +215,21 @@ def fit_plan(team: Team, choice: Choice, part: str, model: str, steps: int) -> P
     return plan
 
 
+def sweep_plan(team: Team, choice: Choice, cell: str, axis: str, shape: Shape) -> Plan:
+    """Every contender that can, training a layer at one of a sweep's shapes."""
+    layer = Layer(cell, "train", shape, choice.dtype)
+    return layer_plan(team, choice, "scaling", layer, **{axis: shape["BTIH".index(axis)]})
+
+
 def scaling(team: Team, choice: Choice) -> list[Plan]:
     """Time against units, time steps, batch, and the length of the training set, one at a time."""
-    sweeps: dict[str, list[Shape]] = {
-        "H": [(64, 25, H, H) for H in (8, 16, 32, 64, 128, 256, 512, 1024)],
-        "T": [(64, T, 64, 64) for T in (10, 30, 100, 300, 1000)],
-        "B": [(B, 100, 64, 64) for B in (1, 4, 16, 64, 256)],
-    }
     plans = [
-        layer_plan(
-            team, choice, "scaling", Layer(cell, "train", shape, choice.dtype), **{axis: shape["BTIH".index(axis)]}
-        )
+        sweep_plan(team, choice, cell, axis, shape)
         for cell in choice.cells
-        for axis, shapes in sweeps.items()
+        for axis, shapes in SWEEPS.items()
         for shape in shapes
     ]
-    fits = [fit_plan(team, choice, "scaling", cell, steps) for cell in choice.cells for steps in (1, 4, 16, 64, 256)]
-    return plans + fits
+    return plans + [fit_plan(team, choice, "scaling", cell, steps) for cell in choice.cells for steps in FITS]
 
 
 def _fresh(team: Team, choice: Choice, kind: str, takes: str, spec: dict[str, Any]) -> tuple[list[Any], dict[str, str]]:
@@ -232,7 +239,7 @@ def _fresh(team: Team, choice: Choice, kind: str, takes: str, spec: dict[str, An
     for _ in range(team.settings.rounds):
         found = {}
         for name in choice.who(takes):
-            if name not in failed and name != "fastrnn-reference":
+            if name not in failed:
                 try:
                     found[name] = team.fresh(name, kind, spec)
                 except ContenderError as error:

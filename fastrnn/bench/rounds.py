@@ -61,6 +61,11 @@ class Process:
             pass  # reading says how it ended
         return self._answer()
 
+    @property
+    def runs(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
     def close(self) -> None:
         self._process.kill()
         self._process.communicate()  # closes the pipes, too
@@ -107,19 +112,27 @@ def prepare(entry: Entry) -> Prepared:
 
 def interleave(
     entries: list[Entry], rounds: int, seconds: float, tick: Callable[[], object] = lambda: None
-) -> dict[str, Rounds]:
-    """Times all entries, each for about `seconds` in a round; by label."""
+) -> tuple[dict[str, Rounds], dict[str, str]]:
+    """Times all entries, each for about `seconds` in a round; by label, and why those failed that did."""
     measured = {entry.label: Rounds([], [], []) for entry in entries}
+    failed: dict[str, str] = {}
     for number in range(rounds):
         # turned round by round, so that nobody always comes after the same one
         turn = number % len(entries)
         for entry in entries[turn:] + entries[:turn]:
+            if entry.label in failed:
+                continue
             # every contender alike: threads of the one before may still be winding down
             time.sleep(REST_SECONDS)
-            calls = entry.process.ask({"round": entry.label, "seconds": seconds})["calls"]
+            try:
+                calls = entry.process.ask({"round": entry.label, "seconds": seconds})["calls"]
+            except ContenderError as error:
+                failed[entry.label] = str(error)
+                del measured[entry.label]
+                continue
             found = measured[entry.label]
             found.medians.append(statistics.median(calls))
             found.p99.append(sorted(calls)[math.ceil(0.99 * len(calls)) - 1])
             found.longest.append(max(calls))
             tick()
-    return measured
+    return measured, failed

@@ -72,7 +72,10 @@ class Team:
 
     def _process(self, name: str, threads: int, environment: tuple[tuple[str, str], ...]) -> Process:
         key = (name, threads, environment)
-        if key not in self._processes:
+        process = self._processes.get(key)
+        if process is None or not process.runs:
+            if process is not None:
+                process.close()
             self.progress.note(f"starting {name}")
             self._processes[key] = Process(name, threads, dict(environment))
             self.versions[name] = self._processes[key].versions
@@ -141,10 +144,11 @@ class Team:
             prepare(peak)
             timed.append(peak)
         self.progress.note(case.name)
-        measured = interleave(timed, self.settings.rounds, self.settings.seconds, self.progress.tick)
-        if len(timed) > len(ready):
+        measured, failed = interleave(timed, self.settings.rounds, self.settings.seconds, self.progress.tick)
+        if "peak" in measured:
             operations = peak.process.ask({"results": "peak"})["operations"]
             case.peak = [operations / seconds for seconds in measured.pop("peak").medians]
+        case.failed |= {label: reason for label, reason in failed.items() if label != "peak"}
         case.rounds = {label: found.medians for label, found in measured.items()}
         if tails:
             case.tails = {
@@ -152,7 +156,8 @@ class Team:
                 for label, found in measured.items()
             }
         for entry in ready:
-            entry.process.ask({"drop": entry.label})
+            if entry.process.runs:
+                entry.process.ask({"drop": entry.label})
         return case
 
     def fresh(self, name: str, kind: str, spec: dict[str, Any]) -> dict[str, Any]:

@@ -69,13 +69,15 @@ class Contender:
     environment: tuple[tuple[str, str], ...] = ()
 
 
-_ON_TENSORFLOW, _ON_JAX = (("KERAS_BACKEND", "tensorflow"),), (("KERAS_BACKEND", "jax"),)
+# whatever GPU there is and they were built for: they stand for this CPU
+_ON_CPU = (("CUDA_VISIBLE_DEVICES", "-1"), ("JAX_PLATFORMS", "cpu"))
+_ON_TENSORFLOW, _ON_JAX = (("KERAS_BACKEND", "tensorflow"), *_ON_CPU), (("KERAS_BACKEND", "jax"), *_ON_CPU)
 PEERS = {
     "torch": Contender("on_torch", "", "PyTorch", ("torch",)),
     "torch-cuda": Contender(
         "on_torch", "cuda", "PyTorch, cuDNN, with copies", ("torch",), ("train", "inference", "step")
     ),
-    "jax": Contender("on_jax", "", "JAX", ("jax",), ("train", "inference", "stream")),
+    "jax": Contender("on_jax", "", "JAX", ("jax",), ("train", "inference", "stream"), _ON_CPU),
     "keras": Contender("on_keras", "", "Keras on TensorFlow", ("keras", "tensorflow"), environment=_ON_TENSORFLOW),
     "keras-jit": Contender(
         "on_keras", "jit", "Keras on TensorFlow, jit_compile", ("keras", "tensorflow"), environment=_ON_TENSORFLOW

@@ -3,7 +3,8 @@
 Training goes through autograd, with the gradient of the inputs; inference runs in inference_mode. A time step on its
 own is nn.LSTMCell or nn.GRUCell, which take less time than the layer over one step. Whole models are trained by the
 plain loop that PyTorch's users write, over slices of tensors in memory, with RMSprop(alpha=0.9, eps=1e-7), which are
-Keras' settings. Models with dropout are left out: PyTorch has no recurrent dropout, and another dropout of inputs.
+Keras' settings; but eps is added to the root, not under it, and the layers have two biases each, so the models part
+after the first step. Those with dropout are left out: PyTorch has no recurrent dropout, and another one of inputs.
 
 Variant "cuda" is the same on a GPU, which cuDNN computes: weights stay there, inputs come from the host's memory and
 results go back, as they do with this package's backend of that name. TF32 is off, so that it computes what is asked.
