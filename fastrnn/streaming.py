@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from fastrnn.backends.contract import Stage, Weights
 from fastrnn.layers import activations
 from fastrnn.layers.arguments import integer
 from fastrnn.layers.base import Layer
-from fastrnn.layers.chain import Chain
+from fastrnn.layers.chain import flat
 from fastrnn.layers.dense import Dense
 from fastrnn.layers.dropout import Dropout
 from fastrnn.layers.embedding import Embedding
@@ -42,7 +42,7 @@ class Stream:
     """
 
     def __init__(self, model: Layer, *, batch: int | None = None, backend: str | None = None) -> None:
-        layers = [layer for layer in _flat(model) if not isinstance(layer, Dropout)]
+        layers = [layer for layer in flat(model) if not isinstance(layer, Dropout)]
         _check(model, layers)
         embedding = layers[0] if isinstance(layers[0], Embedding) else None
         layers = layers[embedding is not None :]
@@ -201,14 +201,6 @@ class _OpsStream:
 
 def _copy(array: np.ndarray | None) -> np.ndarray | None:
     return None if array is None else array.copy()
-
-
-def _flat(layer: Layer) -> Iterator[Layer]:
-    if isinstance(layer, Chain):
-        for inner in layer.layers:
-            yield from _flat(inner)
-    else:
-        yield layer
 
 
 def _check(model: Layer, layers: list[Any]) -> None:

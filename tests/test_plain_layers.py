@@ -11,6 +11,7 @@ from fastrnn.layers.chain import Chain
 from fastrnn.layers.dense import Dense
 from fastrnn.layers.dropout import Dropout
 from fastrnn.layers.embedding import Embedding
+from fastrnn.layers.rnn import LSTM
 from fastrnn.random import generator, set_seed
 
 ACTIVATIONS = [None, "linear", "sigmoid", "tanh", "relu", "softmax"]
@@ -92,6 +93,16 @@ def test_embedding_of_any_integers(dtype, rng):
     out = layer(ids)
     assert out.dtype == np.float32
     np.testing.assert_array_equal(out, layer.weights[0][ids.astype(int)])
+
+
+@pytest.mark.parametrize("dtype", [">i4", ">i8", ">u4", ">u8", "uint32"])
+def test_no_embedding_id_wraps(dtype):
+    layer = Embedding(20, 3)
+    np.testing.assert_array_equal(layer(np.array([[7]], dtype)), layer(np.array([[7]])))
+    top = np.iinfo(dtype).max
+    for bad in [top] if top < 2**32 else [top, 2**32 + 7]:
+        with pytest.raises(ValueError, match=r"\[0, 20\)"):
+            layer(np.array([[bad]], dtype))
 
 
 @pytest.mark.parametrize("shape", [(6,), (3, 4), (2, 3, 2)])
@@ -243,6 +254,29 @@ def test_a_chain_within_a_chain(rng):
         chain.ensure_layout()
         assert all(w.base is chain.flat_weights for w in inner.layers[1].weights)
     np.testing.assert_array_equal(outer.flat_weights, np.concatenate([w.ravel() for w in outer.get_weights()]))
+
+
+def test_layers_of_an_inner_chain_come_back(rng):
+    shared = Dense(4, "tanh")
+    inner, other = Chain([shared, Dense(3)]), Chain([shared, Dense(2)])
+    outer = Chain([inner, Dense(2)])
+    x = rng.standard_normal((5, 6)).astype(np.float32)
+    outer(x)
+    other(x)
+    assert shared.weights[0].base is other.flat_weights
+    outer.ensure_layout()
+    assert all(w.base is outer.flat_weights for w in (*shared.weights, *inner.weights))
+    assert all(g.base is outer.flat_grads for g in (*shared.grads, *inner.grads))
+
+
+@pytest.mark.parametrize("layer", [Dense(2), LSTM(2), Embedding(3, 2)])
+def test_no_layer_is_built_twice(layer):
+    layer.build((None, 4, 3))
+    before = layer.get_weights()
+    with pytest.raises(ValueError, match="built already"):
+        layer.build((None, 4, 3))
+    for mine, kept in zip(layer.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(mine, kept)
 
 
 class Keeps(Layer):
