@@ -303,6 +303,8 @@ def test_chain_refuses():
         Chain().pop()
     with pytest.raises(TypeError, match="must be a Layer"):
         Chain([3])
+    with pytest.raises(TypeError, match=r"input_shape must be a tuple \(batch, \.\.\.\), got 5"):
+        Chain([Dense(2)]).build(5)
     layer = Dense(2)
     with pytest.raises(ValueError, match="already"):
         Chain([layer, layer])
@@ -344,3 +346,11 @@ def test_weights_are_set_whole_or_not_at_all(rng):
         chain.set_weights(bad)
     for one, other in itertools.zip_longest(before, chain.get_weights()):
         np.testing.assert_array_equal(one, other)
+
+
+def test_seeds_are_checked():
+    for make in (set_seed, generator, lambda seed: Dropout(0.5, seed=seed), lambda seed: LSTM(2, seed=seed)):
+        with pytest.raises(TypeError, match=r"seed must be an integer, got 1\.5"):
+            make(1.5)
+        with pytest.raises(ValueError, match="seed must be at least 0, got -1"):
+            make(-1)

@@ -54,10 +54,12 @@ class Chain(Layer):
         """Builds every layer for inputs of `input_shape`, (None, ...), and lays their parameters out in one block.
 
         Raises:
-            ValueError: no layers, or layers of different dtypes.
+            ValueError: no layers, or layers of different dtypes. TypeError: no shape.
         """
         if not self.layers:
             raise ValueError(f"{self.name}.build: there are no layers; add one first")
+        if not isinstance(input_shape, tuple | list):
+            raise TypeError(f"{self.name}.build: input_shape must be a tuple (batch, ...), got {input_shape!r}")
         shape: Shape = (None, *input_shape[1:])
         self.output_shapes = []
         for layer in self.layers:
