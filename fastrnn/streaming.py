@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -150,6 +150,10 @@ class Stream:
                 raise TypeError(f"Stream.state: array {k} must hold numbers, got {given.dtype}")
         for mine, given in zip(self._states, new, strict=True):
             mine[...] = given
+
+    def __reduce__(self) -> NoReturn:
+        """Refuses copies and pickles: their states and outputs would not be where the backend writes them."""
+        raise TypeError("a Stream cannot be copied or pickled; make another one of the model, and set its state")
 
     def reset(self) -> None:
         """Starts anew: states and output are zero."""
