@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import threading
 from typing import Any
 
@@ -20,18 +21,31 @@ def set_seed(seed: int) -> None:
         TypeError, ValueError: `seed` is no integer, or negative.
     """
     global _root
-    root = np.random.SeedSequence(seed)
+    root = np.random.SeedSequence(_checked(seed))
     with _lock:
         _root = root
 
 
 def generator(seed: int | None = None) -> np.random.Generator:
-    """A generator of its own for `seed`; without one, the next independent stream of the global seed."""
+    """A generator of its own for `seed`; without one, the next independent stream of the global seed.
+
+    Raises as `set_seed`.
+    """
     if seed is not None:
-        return np.random.default_rng(seed)
+        return np.random.default_rng(_checked(seed))
     with _lock:
         child = _root.spawn(1)[0]
     return np.random.default_rng(child)
+
+
+def _checked(seed: int) -> int:
+    try:
+        number = operator.index(seed)
+    except TypeError as error:
+        raise TypeError(f"seed must be an integer, got {seed!r}") from error
+    if number < 0:
+        raise ValueError(f"seed must be at least 0, got {number}")
+    return number
 
 
 def dropout_mask(rng: np.random.Generator, rate: float, shape: tuple[int, ...], dtype: Any) -> np.ndarray:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from fastrnn.backends.contract import Stage, Weights
 from fastrnn.layers import activations
 from fastrnn.layers.arguments import integer
 from fastrnn.layers.base import Layer
-from fastrnn.layers.chain import Chain
+from fastrnn.layers.chain import flat
 from fastrnn.layers.dense import Dense
 from fastrnn.layers.dropout import Dropout
 from fastrnn.layers.embedding import Embedding
@@ -42,7 +42,7 @@ class Stream:
     """
 
     def __init__(self, model: Layer, *, batch: int | None = None, backend: str | None = None) -> None:
-        layers = [layer for layer in _flat(model) if not isinstance(layer, Dropout)]
+        layers = [layer for layer in flat(model) if not isinstance(layer, Dropout)]
         _check(model, layers)
         embedding = layers[0] if isinstance(layers[0], Embedding) else None
         layers = layers[embedding is not None :]
@@ -151,6 +151,10 @@ class Stream:
         for mine, given in zip(self._states, new, strict=True):
             mine[...] = given
 
+    def __reduce__(self) -> NoReturn:
+        """Refuses copies and pickles: their states and outputs would not be where the backend writes them."""
+        raise TypeError("a Stream cannot be copied or pickled; make another one of the model, and set its state")
+
     def reset(self) -> None:
         """Starts anew: states and output are zero."""
         for array in self._states:
@@ -201,14 +205,6 @@ class _OpsStream:
 
 def _copy(array: np.ndarray | None) -> np.ndarray | None:
     return None if array is None else array.copy()
-
-
-def _flat(layer: Layer) -> Iterator[Layer]:
-    if isinstance(layer, Chain):
-        for inner in layer.layers:
-            yield from _flat(inner)
-    else:
-        yield layer
 
 
 def _check(model: Layer, layers: list[Any]) -> None:

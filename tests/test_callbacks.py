@@ -157,13 +157,16 @@ def test_hooks_are_only_those_overridden():
         def on_epoch_end(self, epoch, logs=None):
             pass
 
-    hooks = callbacks.CallbackList([Mine(), callbacks.Callback()], None, {})
-    assert len(hooks.hooks("on_epoch_end")) == 1
-    assert hooks.hooks("on_train_batch_end") == []
+    for given in ([Mine(), callbacks.Callback()], iter([Mine()]), Mine()):  # Keras takes a lone one, too
+        hooks = callbacks.CallbackList(given, None, {})
+        assert len(hooks.hooks("on_epoch_end")) == 1
+        assert hooks.hooks("on_train_batch_end") == []
     with pytest.raises(TypeError, match="callbacks must hold"):
         callbacks.CallbackList([lambda: None], None, {})
     with pytest.raises(TypeError, match="on_nothing"):
         callbacks.LambdaCallback(on_nothing=print)
+    with pytest.raises(TypeError, match="on_epoch_end must be callable, got 1"):
+        callbacks.LambdaCallback(on_epoch_end=1)
 
 
 def test_early_stopping_restores_the_best(problem, capsys):

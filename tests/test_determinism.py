@@ -169,6 +169,7 @@ def test_environment_forces_an_instruction_set(c_backend: ModuleType) -> None:
     code = "from fastrnn.backends import c; print(c.isa())"
     for isa in c_backend.isa_names():
         assert _python(code, FASTRNN_ISA=isa).stdout.strip() == isa
+    assert _python(code, FASTRNN_ISA="").stdout.strip() == c_backend.isa_names()[-1]  # empty is not set
 
 
 def test_environment_with_an_unknown_instruction_set(c_backend: ModuleType) -> None:

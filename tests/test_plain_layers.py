@@ -11,6 +11,7 @@ from fastrnn.layers.chain import Chain
 from fastrnn.layers.dense import Dense
 from fastrnn.layers.dropout import Dropout
 from fastrnn.layers.embedding import Embedding
+from fastrnn.layers.rnn import LSTM
 from fastrnn.random import generator, set_seed
 
 ACTIVATIONS = [None, "linear", "sigmoid", "tanh", "relu", "softmax"]
@@ -92,6 +93,16 @@ def test_embedding_of_any_integers(dtype, rng):
     out = layer(ids)
     assert out.dtype == np.float32
     np.testing.assert_array_equal(out, layer.weights[0][ids.astype(int)])
+
+
+@pytest.mark.parametrize("dtype", [">i4", ">i8", ">u4", ">u8", "uint32"])
+def test_no_embedding_id_wraps(dtype):
+    layer = Embedding(20, 3)
+    np.testing.assert_array_equal(layer(np.array([[7]], dtype)), layer(np.array([[7]])))
+    top = np.iinfo(dtype).max
+    for bad in [top] if top < 2**32 else [top, 2**32 + 7]:
+        with pytest.raises(ValueError, match=r"\[0, 20\)"):
+            layer(np.array([[bad]], dtype))
 
 
 @pytest.mark.parametrize("shape", [(6,), (3, 4), (2, 3, 2)])
@@ -245,6 +256,29 @@ def test_a_chain_within_a_chain(rng):
     np.testing.assert_array_equal(outer.flat_weights, np.concatenate([w.ravel() for w in outer.get_weights()]))
 
 
+def test_layers_of_an_inner_chain_come_back(rng):
+    shared = Dense(4, "tanh")
+    inner, other = Chain([shared, Dense(3)]), Chain([shared, Dense(2)])
+    outer = Chain([inner, Dense(2)])
+    x = rng.standard_normal((5, 6)).astype(np.float32)
+    outer(x)
+    other(x)
+    assert shared.weights[0].base is other.flat_weights
+    outer.ensure_layout()
+    assert all(w.base is outer.flat_weights for w in (*shared.weights, *inner.weights))
+    assert all(g.base is outer.flat_grads for g in (*shared.grads, *inner.grads))
+
+
+@pytest.mark.parametrize("layer", [Dense(2), LSTM(2), Embedding(3, 2)])
+def test_no_layer_is_built_twice(layer):
+    layer.build((None, 4, 3))
+    before = layer.get_weights()
+    with pytest.raises(ValueError, match="built already"):
+        layer.build((None, 4, 3))
+    for mine, kept in zip(layer.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(mine, kept)
+
+
 class Keeps(Layer):
     """Passes everything on and keeps the mask it was given."""
 
@@ -269,6 +303,8 @@ def test_chain_refuses():
         Chain().pop()
     with pytest.raises(TypeError, match="must be a Layer"):
         Chain([3])
+    with pytest.raises(TypeError, match=r"input_shape must be a tuple \(batch, \.\.\.\), got 5"):
+        Chain([Dense(2)]).build(5)
     layer = Dense(2)
     with pytest.raises(ValueError, match="already"):
         Chain([layer, layer])
@@ -310,3 +346,11 @@ def test_weights_are_set_whole_or_not_at_all(rng):
         chain.set_weights(bad)
     for one, other in itertools.zip_longest(before, chain.get_weights()):
         np.testing.assert_array_equal(one, other)
+
+
+def test_seeds_are_checked():
+    for make in (set_seed, generator, lambda seed: Dropout(0.5, seed=seed), lambda seed: LSTM(2, seed=seed)):
+        with pytest.raises(TypeError, match=r"seed must be an integer, got 1\.5"):
+            make(1.5)
+        with pytest.raises(ValueError, match="seed must be at least 0, got -1"):
+            make(-1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from types import ModuleType
 from typing import Any
 
@@ -223,6 +225,14 @@ def test_any_numbers_are_taken(any_backend: str) -> None:
     ]:
         with pytest.raises(error, match=message):
             stream.step(bad)
+
+
+@pytest.mark.parametrize("batch", [None, 2])
+def test_copies_are_refused(any_backend: str, batch: int | None) -> None:
+    stream = fr.Stream(randomized(fr.LSTM(3), (None, None, 4)), batch=batch, backend=any_backend)
+    for duplicate in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match="a Stream cannot be copied or pickled"):
+            duplicate(stream)
 
 
 @pytest.mark.parametrize("layer", [*CELLS, "dense"])

@@ -326,10 +326,19 @@ def test_refuses_what_does_not_go_together(rng):
         ({"validation_split": float("nan")}, ValueError, "validation_split"),
         ({"validation_data": x}, TypeError, "validation_data must be a tuple"),
         ({"verbose": 7}, ValueError, "verbose"),
+        ({"shuffle": "batch"}, TypeError, "shuffle must be True or False, got 'batch'"),
     ]:
         with pytest.raises(error, match=message):
             model.fit(**{"x": x, "y": y, "verbose": 0, **arguments})
     assert model.optimizer.iterations == 0
+
+
+def test_validation_data_do_not_shape_the_model(rng):
+    x, y = rng.standard_normal((20, 3)), rng.standard_normal(20)
+    model = compiled(Dense(1))
+    with pytest.raises(ValueError, match=r"\(batch, \.\.\., 3\), got \(20, 2\)"):
+        model.fit(x, y, validation_data=(x[:, :2], y), verbose=0)
+    model.fit(x, y, verbose=0)
 
 
 def test_refuses_to_train_uncompiled(rng):

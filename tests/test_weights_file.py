@@ -223,6 +223,23 @@ def test_state_of_another_optimizer_is_left_out_with_a_warning(tmp_path):
     np.testing.assert_array_equal(other.predict(X, verbose=0), model.predict(X, verbose=0))
 
 
+@pytest.mark.parametrize("steps", [np.inf, np.nan, -1.0])
+def test_an_impossible_number_of_steps_sets_nothing(tmp_path, steps):
+    path = tmp_path / "m.weights.h5"
+    model = ours(optimizer="adam")
+    model.save_weights(path)
+    with h5py.File(path, "a") as file:
+        del file["optimizer/vars/0"]
+        file["optimizer/vars/0"] = steps
+    model.fit(X, Y, verbose=0)
+    before, taken = model.get_weights(), model.optimizer.iterations
+    with pytest.raises(ValueError, match="no usable optimizer state"):
+        model.load_weights(path)
+    assert model.optimizer.iterations == taken > 0
+    for mine, kept in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(mine, kept)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.9])
 def test_truncated_file(tmp_path, share):
     path = tmp_path / "m.weights.h5"

@@ -46,7 +46,7 @@ def _all_isas() -> list[str]:
     return names
 
 
-if "FASTRNN_ISA" in os.environ:
+if os.environ.get("FASTRNN_ISA"):
     try:
         set_isa(os.environ["FASTRNN_ISA"])
     except ValueError as error:

@@ -106,7 +106,7 @@ def load_weights(model: Sequential, path: str | os.PathLike[str]) -> None:
         before = optimizer.iterations
         try:
             optimizer.iterations, optimizer.learning_rate = int(state[0]), float(state[1])
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             optimizer.iterations = before
             raise ValueError(f"load_weights: {file_path} holds no usable optimizer state: {error}") from error
         for mine, new in zip(optimizer.slot_variables(), state[2:], strict=True):

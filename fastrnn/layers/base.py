@@ -85,7 +85,9 @@ class Layer:
     # -- weights ----------------------------------------------------------------------------------
 
     def add_weight(self, name: str, value: np.ndarray) -> None:
-        """Appends a weight with the given initial value, and room for its gradient."""
+        """Appends a weight with the given initial value, and room for its gradient. ValueError once built."""
+        if self.built:
+            raise ValueError(f"{self.name}.build: the layer is built already, and has its {len(self.weights)} weights")
         self.weights.append(np.ascontiguousarray(value, dtype=self.dtype))
         self.grads.append(np.zeros_like(self.weights[-1]))
         self.weight_names.append(name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, pairwise, zip_longest
 from typing import Any
 
@@ -54,10 +54,12 @@ class Chain(Layer):
         """Builds every layer for inputs of `input_shape`, (None, ...), and lays their parameters out in one block.
 
         Raises:
-            ValueError: no layers, or layers of different dtypes.
+            ValueError: no layers, or layers of different dtypes. TypeError: no shape.
         """
         if not self.layers:
             raise ValueError(f"{self.name}.build: there are no layers; add one first")
+        if not isinstance(input_shape, tuple | list):
+            raise TypeError(f"{self.name}.build: input_shape must be a tuple (batch, ...), got {input_shape!r}")
         shape: Shape = (None, *input_shape[1:])
         self.output_shapes = []
         for layer in self.layers:
@@ -73,13 +75,14 @@ class Chain(Layer):
         super().build(input_shape)
 
     def _lay_out(self) -> None:
-        dtypes = {layer.name: layer.dtype for layer in self.layers if layer.weights}
+        layers = list(flat(self))
+        dtypes = {layer.name: layer.dtype for layer in layers if layer.weights}
         if len(set(dtypes.values())) > 1:
             named = ", ".join(f"{name} {dtype}" for name, dtype in dtypes.items())
             raise ValueError(f"{self.name}.build: all layers must have the same dtype, got {named}")
         self.dtype = next(iter(dtypes.values()), self.dtype)
-        self.weights = [w for layer in self.layers for w in layer.weights]
-        self.grads = [g for layer in self.layers for g in layer.grads]
+        self.weights = [w for layer in layers for w in layer.weights]
+        self.grads = [g for layer in layers for g in layer.grads]
         self.weight_names = [f"{layer.name}/{name}" for layer in self.layers for name in layer.weight_names]
         ends = list(accumulate((w.size for w in self.weights), initial=0))
         self.flat_weights = np.empty(ends[-1], self.dtype)
@@ -89,7 +92,7 @@ class Chain(Layer):
 
     def ensure_layout(self) -> None:
         """Takes the parameters back into this chain's block if another chain, sharing layers, took them away."""
-        if any(w.base is not self.flat_weights for layer in self.layers for w in layer.weights):
+        if any(w.base is not self.flat_weights for layer in flat(self) for w in layer.weights):
             self._lay_out()
 
     def get_weights(self) -> list[np.ndarray]:
@@ -153,5 +156,14 @@ class Chain(Layer):
         return gradient
 
 
-def _views(flat: np.ndarray, ends: list[int], shapes: list[tuple[int, ...]]) -> list[np.ndarray]:
-    return [flat[start:end].reshape(shape) for (start, end), shape in zip(pairwise(ends), shapes, strict=True)]
+def flat(layer: Layer) -> Iterator[Layer]:
+    """The layer or, of a chain, the layers in it at any depth, in order."""
+    if isinstance(layer, Chain):
+        for inner in layer.layers:
+            yield from flat(inner)
+    else:
+        yield layer
+
+
+def _views(block: np.ndarray, ends: list[int], shapes: list[tuple[int, ...]]) -> list[np.ndarray]:
+    return [block[start:end].reshape(shape) for (start, end), shape in zip(pairwise(ends), shapes, strict=True)]

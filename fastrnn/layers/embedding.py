@@ -109,5 +109,5 @@ def token_ids(x: Any) -> np.ndarray:
         raise TypeError(f"Embedding: x must hold token ids, of an integer dtype, got {array.dtype}")
     if array.dtype == np.int32 or array.dtype == np.int64:
         return np.ascontiguousarray(array)
-    wide = array.dtype.kind == "u" and array.dtype.itemsize >= 4
-    return array.astype(np.int64 if wide else np.int32, order="C")
+    # of the other byte order, unsigned, or shorter: int32 where every value fits
+    return array.astype(np.int32 if np.can_cast(array.dtype, np.int32) else np.int64, order="C")

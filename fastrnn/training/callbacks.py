@@ -74,10 +74,13 @@ class Callback:
 
 
 class CallbackList:
-    """Callbacks of one call: `hooks(name)` are the methods of that name that have anything to do."""
+    """Callbacks of one call, the user's and then its `own`: `hooks(name)` are the methods of that name that have
+    anything to do."""
 
-    def __init__(self, callbacks: Iterable[Callback], model: Any, params: dict[str, Any]) -> None:
-        self.callbacks = list(callbacks)
+    def __init__(
+        self, callbacks: Callback | Iterable[Callback] | None, model: Any, params: dict[str, Any], *own: Callback
+    ) -> None:
+        self.callbacks = [*([callbacks] if isinstance(callbacks, Callback) else callbacks or ()), *own]
         for callback in self.callbacks:
             if not isinstance(callback, Callback):
                 raise TypeError(f"callbacks must hold Callback objects, got {callback!r}")
@@ -120,6 +123,8 @@ class LambdaCallback(Callback):
             if not (name.startswith("on_") and hasattr(Callback, name)):
                 raise TypeError(f"LambdaCallback: {name!r} is no method of Callback")
             if function is not None:
+                if not callable(function):
+                    raise TypeError(f"LambdaCallback: {name} must be callable, got {function!r}")
                 setattr(self, name, function)
 
 

@@ -113,7 +113,7 @@ class Sequential(Chain):
         batch_size: int | None = 32,
         epochs: int = 1,
         verbose: int | str = "auto",
-        callbacks: Iterable[Callback] | None = None,
+        callbacks: Callback | Iterable[Callback] | None = None,
         validation_split: float = 0.0,
         validation_data: tuple[Any, ...] | None = None,
         shuffle: bool = True,
@@ -144,23 +144,23 @@ class Sequential(Chain):
         size = integer(32 if batch_size is None else batch_size, "batch_size", 1)
         epochs = integer(epochs, "epochs", 0)
         initial_epoch = integer(initial_epoch, "initial_epoch", 0)
+        if shuffle not in (True, False):
+            raise TypeError(f"shuffle must be True or False, got {shuffle!r}")
         x, y, weights = self._arrays(x, y, sample_weight)
         if validation_data is None and validation_split:
             (x, y, weights), last = split(validation_split, x, y, weights)
             validation_data = tuple(last)
+        data = self._prepare(x, y, self._weights(y, weights, class_weight))
+        feed = Feed(self, data)
         held_out = None
         if validation_data is not None:
             if not isinstance(validation_data, tuple | list) or len(validation_data) not in (2, 3):
                 raise TypeError("validation_data must be a tuple (x, y) or (x, y, sample_weight)")
             held_out = Feed(self, self._prepare(*self._arrays(*validation_data)))
-        data = self._prepare(x, y, self._weights(y, weights, class_weight))
-        feed = Feed(self, data)
 
         steps = -(-len(data.x) // size)
         history = History()
-        hooks = CallbackList(
-            [*(callbacks or ()), history], self, {"verbose": verbose, "epochs": epochs, "steps": steps}
-        )
+        hooks = CallbackList(callbacks, self, {"verbose": verbose, "epochs": epochs, "steps": steps}, history)
         self.history = history
         rng = generator() if shuffle else None
         progress = Progress(verbose, steps)
@@ -228,7 +228,7 @@ class Sequential(Chain):
         batch_size: int | None = 32,
         verbose: int | str = "auto",
         sample_weight: Any = None,
-        callbacks: Iterable[Callback] | None = None,
+        callbacks: Callback | Iterable[Callback] | None = None,
         return_dict: bool = False,
     ) -> float | list[float] | Logs:
         """The mean loss, or [loss, metrics...], or a dict of them with `return_dict`; arguments as for fit."""
@@ -236,7 +236,7 @@ class Sequential(Chain):
         size = integer(32 if batch_size is None else batch_size, "batch_size", 1)
         data = self._prepare(*self._arrays(x, y, sample_weight))
         steps = -(-len(data.x) // size)
-        hooks = CallbackList(callbacks or (), self, {"verbose": verbose, "epochs": 1, "steps": steps})
+        hooks = CallbackList(callbacks, self, {"verbose": verbose, "epochs": 1, "steps": steps})
         progress = Progress(verbose, steps)
         progress.begin()
         try:
