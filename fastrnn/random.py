@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import operator
 import threading
 from typing import Any
 
 import numpy as np
+
+from fastrnn.arguments import integer
 
 _lock = threading.Lock()
 _root = np.random.SeedSequence()
@@ -21,7 +22,7 @@ def set_seed(seed: int) -> None:
         TypeError, ValueError: `seed` is no integer, or negative.
     """
     global _root
-    root = np.random.SeedSequence(_checked(seed))
+    root = np.random.SeedSequence(integer(seed, "seed", 0))
     with _lock:
         _root = root
 
@@ -32,20 +33,10 @@ def generator(seed: int | None = None) -> np.random.Generator:
     Raises as `set_seed`.
     """
     if seed is not None:
-        return np.random.default_rng(_checked(seed))
+        return np.random.default_rng(integer(seed, "seed", 0))
     with _lock:
         child = _root.spawn(1)[0]
     return np.random.default_rng(child)
-
-
-def _checked(seed: int) -> int:
-    try:
-        number = operator.index(seed)
-    except TypeError as error:
-        raise TypeError(f"seed must be an integer, got {seed!r}") from error
-    if number < 0:
-        raise ValueError(f"seed must be at least 0, got {number}")
-    return number
 
 
 def dropout_mask(rng: np.random.Generator, rate: float, shape: tuple[int, ...], dtype: Any) -> np.ndarray:

@@ -8,10 +8,10 @@ from typing import Any, NoReturn
 import numpy as np
 
 from fastrnn import ops
+from fastrnn.arguments import integer
 from fastrnn.backends import get_backend
 from fastrnn.backends.contract import Stage, Weights
 from fastrnn.layers import activations
-from fastrnn.layers.arguments import integer
 from fastrnn.layers.base import Layer
 from fastrnn.layers.chain import flat
 from fastrnn.layers.dense import Dense

@@ -13,7 +13,7 @@ import fastrnn
 PACKAGE = Path(fastrnn.__file__).parent
 
 # What each part may import of the package; a part may always import itself and the modules at the bottom.
-BOTTOM = {"version", "random"}
+BOTTOM = {"version", "arguments", "random"}
 ALLOWED = {
     "backends": set(),
     "ops": {"backends"},

@@ -184,7 +184,9 @@ def test_environment_sets_the_number_of_threads() -> None:
     assert "ValueError: FASTRNN_NUM_THREADS must be an integer of at least 1, got '0'" in result.stderr
 
 
-@pytest.mark.parametrize(("bad", "error"), [(0, ValueError), (-3, ValueError), (1.5, TypeError), ("2", TypeError)])
+@pytest.mark.parametrize(
+    ("bad", "error"), [(0, ValueError), (-3, ValueError), (1.5, TypeError), ("2", TypeError), (True, TypeError)]
+)
 def test_bad_number_of_threads(bad: object, error: type[Exception]) -> None:
     with pytest.raises(error, match="threads must be"):
         fr.set_num_threads(bad)  # type: ignore[arg-type]

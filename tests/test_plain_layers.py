@@ -350,6 +350,8 @@ def test_weights_are_set_whole_or_not_at_all(rng):
 
 def test_seeds_are_checked():
     for make in (set_seed, generator, lambda seed: Dropout(0.5, seed=seed), lambda seed: LSTM(2, seed=seed)):
+        with pytest.raises(TypeError, match="seed must be an integer, got True"):
+            make(True)
         with pytest.raises(TypeError, match=r"seed must be an integer, got 1\.5"):
             make(1.5)
         with pytest.raises(ValueError, match="seed must be at least 0, got -1"):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import operator
 import os
 from collections.abc import Callable
+
+from fastrnn.arguments import integer
 
 _threads: int | None = None
 _appliers: list[Callable[[int], object]] = []
@@ -17,12 +18,7 @@ def set_num_threads(threads: int) -> None:
     1, TypeError for what is no integer.
     """
     global _threads
-    try:
-        number = operator.index(threads)
-    except TypeError as error:
-        raise TypeError(f"set_num_threads: threads must be an integer, got {threads!r}") from error
-    if number < 1:
-        raise ValueError(f"set_num_threads: threads must be at least 1, got {number}")
+    number = integer(threads, "set_num_threads: threads", 1)
     _threads = number
     for apply in _appliers:
         apply(number)

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from fastrnn.arguments import integer
 from fastrnn.layers import activations, initializers
-from fastrnn.layers.arguments import integer
 from fastrnn.layers.base import Layer, Shape
 from fastrnn.random import generator
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn.layers.arguments import real
+from fastrnn.arguments import real
 from fastrnn.layers.base import Layer
 from fastrnn.random import dropout_mask, generator
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from fastrnn import ops
+from fastrnn.arguments import integer
 from fastrnn.layers import initializers
-from fastrnn.layers.arguments import integer
 from fastrnn.layers.base import Layer, Shape
 from fastrnn.random import generator
 

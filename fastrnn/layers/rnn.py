@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from fastrnn import ops
+from fastrnn.arguments import integer, real
 from fastrnn.backends.arrays import as_array
 from fastrnn.backends.contract import Reserve
 from fastrnn.layers import initializers
-from fastrnn.layers.arguments import integer, real
 from fastrnn.layers.base import Layer, Shape
 from fastrnn.random import dropout_mask, generator
 

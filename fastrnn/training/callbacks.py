@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from fastrnn.layers.arguments import real
+from fastrnn.arguments import real
 
 Logs = dict[str, float]
 Hook = Callable[..., None]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastrnn.layers.arguments import real
+from fastrnn.arguments import real
 
 
 class Data(NamedTuple):

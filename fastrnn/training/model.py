@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn.layers.arguments import integer
+from fastrnn.arguments import integer
 from fastrnn.layers.base import Layer, Shape
 from fastrnn.layers.chain import Chain
 from fastrnn.layers.embedding import Embedding

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn.layers.arguments import integer, real
+from fastrnn.arguments import integer, real
 from fastrnn.training.callbacks import Logs, MonitorCallback
 
 

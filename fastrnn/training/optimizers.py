@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from fastrnn.arguments import integer, real
 from fastrnn.backends import get_backend
-from fastrnn.layers.arguments import integer, real
 from fastrnn.layers.base import snake_case
 
 

@@ -1,4 +1,4 @@
-"""Checks of arguments that layers, losses and loops share; each error names argument, value and expectation."""
+"""Checks of arguments that all parts share; each error names argument, value and expectation."""
 
 from __future__ import annotations
 
