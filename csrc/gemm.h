@@ -5,8 +5,9 @@
  *   gemm_transposed:  C[M,N] = start + A[K,M]^T B[K,N]   both as they lie, for weight gradients
  *
  * A tile's accumulators, one row of B and one broadcast element of A fill the register file. Every element of C is one
- * chain of fused multiply-adds over k in order, whatever tile it falls in; so a result depends neither on the number of
- * rows in a call nor on how rows and columns are split over threads.
+ * chain of fused multiply-adds over k in order, or the sum of two, over even and odd k, where a strip of gemm_packed is
+ * one vector wide; whatever tile it falls in. So a result depends neither on the number of rows in a call nor on how
+ * rows and columns are split over threads.
  */
 #ifndef FRNN_GEMM_H
 #define FRNN_GEMM_H
@@ -20,6 +21,10 @@
 #define TILE_ROWS 12
 #define ACCUMULATORS (REGISTERS == 32 ? 24 : 12)
 INLINE int tile_rows(const int vectors) { return vectors == 1 ? TILE_ROWS : ACCUMULATORS / vectors; }
+/* The chains of an element: one vector of a single row would wait for each of its multiply-adds in turn (backward of
+ * one sequence takes a seventh longer with 8 units). Where 12 rows leave registers for a second chain, it costs
+ * nothing. */
+INLINE int tile_chains(const int vectors) { return vectors == 1 && ACCUMULATORS == 2 * TILE_ROWS ? 2 : 1; }
 /* Of the products for all gates at once; with 3 gates 8 rows would fit, but 6 need no more loads than the ports give,
  * and 8 rows of states a power of two apart would be all that the ways of a cache's set can hold. */
 INLINE int gate_tile_rows(const int gates) { return REGISTERS == 32 ? 6 : 12 / gates; }
@@ -135,36 +140,52 @@ INLINE REAL *row_of(matrix A, int64_t r) { return (A.rows ? A.rows[r] : A.first 
 INLINE matrix rows_apart(const REAL *first, int64_t stride) { return (matrix){(REAL *)first, stride, NULL, 0}; }
 INLINE matrix rows_given(REAL *const *rows) { return (matrix){NULL, 0, rows, 0}; }
 
-/* One tile, in whole vectors: C = start + A B. `rows`, `vectors`, `transposed` and `per_vector` are constants wherever
- * this is inlined. A's rows are the tile's, or, transposed, its k; with per_vector each vector has an A of its own,
- * a_stride after the one before. Row r starts from from[r], vector v from v * from_stride after it; but the last vector
- * of all rows from `last` where that is given. C's vectors are c_stride apart. */
-INLINE void tile_multiply(const int rows, const int vectors, const int transposed, const int per_vector, int64_t K,
-                          matrix A, int64_t a_stride, const REAL *B, int64_t ldb, const REAL *const *from,
-                          int64_t from_stride, const REAL *last, matrix C, int64_t c_stride) {
-    vreal acc[TILE_ROWS][4];
+/* acc[c] += A[:,k+c] B[k+c,:] of one tile for `chains` c; the constants are tile_multiply's. */
+INLINE void tile_turn(const int rows, const int vectors, const int transposed, const int per_vector, const int chains,
+                      int64_t k, matrix A, int64_t a_stride, const REAL *B, int64_t ldb, vreal acc[2][TILE_ROWS][4]) {
+    vreal b[2][4];
+    UNROLL
+    for (int c = 0; c < chains; c++) {
+        UNROLL
+        for (int v = 0; v < vectors; v++) b[c][v] = vload(B + (k + c) * ldb + v * LANES);
+    }
+    UNROLL
+    for (int r = 0; r < rows; r++) {
+        UNROLL
+        for (int c = 0; c < chains; c++) {
+            const REAL *a = transposed ? row_of(A, k + c) + r : row_of(A, r) + k + c;
+            UNROLL
+            for (int v = 0; v < vectors; v++)
+                acc[c][r][v] = vfma(vset(per_vector ? a[v * a_stride] : *a), b[c][v], acc[c][r][v]);
+        }
+    }
+}
+
+/* One tile, in whole vectors: C = start + A B. `rows`, `vectors`, `transposed`, `per_vector` and `chains` are constants
+ * wherever this is inlined. A's rows are the tile's, or, transposed, its k; with per_vector each vector has an A of its
+ * own, a_stride after the one before. Row r starts from from[r], vector v from v * from_stride after it; but the last
+ * vector of all rows from `last` where that is given. C's vectors are c_stride apart. */
+INLINE void tile_multiply(const int rows, const int vectors, const int transposed, const int per_vector,
+                          const int chains, int64_t K, matrix A, int64_t a_stride, const REAL *B, int64_t ldb,
+                          const REAL *const *from, int64_t from_stride, const REAL *last, matrix C, int64_t c_stride) {
+    vreal acc[2][TILE_ROWS][4];
+    UNROLL
+    for (int r = 0; r < rows; r++) {
+        UNROLL
+        for (int v = 0; v < vectors; v++) {
+            acc[0][r][v] = vload(v == vectors - 1 && last ? last : from[r] + v * from_stride);
+            acc[1][r][v] = vset(0);
+        }
+    }
+    int64_t k = 0;
+    for (; k + chains <= K; k += chains)
+        tile_turn(rows, vectors, transposed, per_vector, chains, k, A, a_stride, B, ldb, acc);
+    if (chains > 1 && k < K) tile_turn(rows, vectors, transposed, per_vector, 1, k, A, a_stride, B, ldb, acc);
     UNROLL
     for (int r = 0; r < rows; r++) {
         UNROLL
         for (int v = 0; v < vectors; v++)
-            acc[r][v] = vload(v == vectors - 1 && last ? last : from[r] + v * from_stride);
-    }
-    for (int64_t k = 0; k < K; k++) {
-        vreal b[4];
-        UNROLL
-        for (int v = 0; v < vectors; v++) b[v] = vload(B + k * ldb + v * LANES);
-        UNROLL
-        for (int r = 0; r < rows; r++) {
-            const REAL *a = transposed ? row_of(A, k) + r : row_of(A, r) + k;
-            UNROLL
-            for (int v = 0; v < vectors; v++)
-                acc[r][v] = vfma(vset(per_vector ? a[v * a_stride] : *a), b[v], acc[r][v]);
-        }
-    }
-    UNROLL
-    for (int r = 0; r < rows; r++) {
-        UNROLL
-        for (int v = 0; v < vectors; v++) vstore(row_of(C, r) + v * c_stride, acc[r][v]);
+            vstore(row_of(C, r) + v * c_stride, chains > 1 ? acc[0][r][v] + acc[1][r][v] : acc[0][r][v]);
     }
 }
 
@@ -181,7 +202,7 @@ typedef struct {
 #define GATES_CASE(n)                                                                                                  \
     case n:                                                                                                            \
         if (n <= gate_tile_rows(gates))                                                                                \
-            tile_multiply(n, gates, 0, per_gate, p->K, rows_given((REAL *const *)A), p->a_stride, B, gates *LANES,     \
+            tile_multiply(n, gates, 0, per_gate, 1, p->K, rows_given((REAL *const *)A), p->a_stride, B, gates *LANES,  \
                           from, from_stride, last, rows_apart(C, ldc), c_stride);                                      \
         break;
 
@@ -229,7 +250,8 @@ NOINLINE void gates_multiply(int gates, const gates_product *p, int64_t u, int r
 #define TILE_CASE(n)                                                                                                   \
     case n:                                                                                                            \
         if (n <= tile_rows(vectors))                                                                                   \
-            tile_multiply(n, vectors, transposed, 0, K, A, 0, B, ldb, from, LANES, NULL, C_tile, LANES);               \
+            tile_multiply(n, vectors, transposed, 0, transposed ? 1 : tile_chains(vectors), K, A, 0, B, ldb, from,     \
+                          LANES, NULL, C_tile, LANES);                                                                 \
         break;
 
 /* A strip of C, M x (up to 2 vectors), tile by tile: start + A B, or A^T B if `transposed`. At the matrix' edge, where
