@@ -136,13 +136,14 @@ static void dinputs_accumulate(const layer_task *k, int64_t s0, int64_t steps, c
  * step. */
 static void dstates_accumulate(const layer_task *k, int64_t s0, int64_t steps, const REAL *h, const REAL *dslots) {
     const layer_plan *p = k->plan;
-    const int64_t H = p->H, M = steps * k->n;
+    const int64_t H = p->H, skipped = starts_from_zero(p, s0) ? 1 : 0, M = (steps - skipped) * k->n;
     const int slot = p->u_slot ? 1 : 0;
+    h += skipped * k->n * H, dslots += skipped * k->n * p->lds;
     if (!p->h_masked) {
         weights_accumulate(k, s0, H, M, rows_apart(h, H), dslots, slot, p->u_gates, k->dU, 0);
         return;
     }
-    states_mask(k, steps, h, k->h_block);
+    states_mask(k, steps - skipped, h, k->h_block);
     meet(k);
     for (int g = 0; g < p->u_gates; g++)
         weights_accumulate(k, s0, H, M, rows_apart(k->h_block + g * M * H, H), dslots, slot + g, 1, k->dU, g);

@@ -83,7 +83,8 @@ INLINE void state_ready(const layer_task *k, int64_t s, int64_t b, int64_t u, vr
     do {                                                                                                               \
         const layer_plan *p_ = (k)->plan;                                                                              \
         const REAL *seen_ = states_seen(k, s, h), *last_ = last;                                                       \
-        const gates_product product_ = {p_->H, p_->h_masked ? (k)->n * p_->H : 0, p_->U};                              \
+        const gates_product product_ = {starts_from_zero(p_, s) ? 0 : p_->H, p_->h_masked ? (k)->n * p_->H : 0,        \
+                                        p_->U};                                                                        \
         const int64_t most_ = gate_tile_rows(p_->u_gates);                                                             \
         REAL pre_[6 * 4 * LANES];                                                                                      \
         const REAL *from_[6], *A_[6];                                                                                  \
