@@ -75,16 +75,17 @@ def _pointer(array: np.ndarray | None) -> Any:
 
 def _c_call(cell: int, call: Call, batch: int, time: int) -> Any:
     """The call as the C struct, up to inputs and masks; it points into the call's arrays, which must outlive it."""
-    W, U, b, h0, c0 = call.W, call.U, call.b, call.h0, call.c0
+    W, U = call.W, call.U
+    b = _NULL if call.b is None else _at(call.b)
+    h0 = _NULL if call.h0 is None else _at(call.h0)
+    c0 = _NULL if call.c0 is None else _at(call.c0)
+    sequences, reset_after = call.return_sequences, call.reset_after
+    backwards, zero = call.go_backwards, call.zero_output_for_mask
     # in the order of the struct, as one tuple: the fastest way that cffi has
+    bits = W.itemsize * 8
     return ffi.new(
         _CALL,
-        (
-            *(cell, W.itemsize * 8, batch, time, len(W), len(U)),
-            *(call.go_backwards, call.zero_output_for_mask, call.return_sequences, call.reset_after),
-            *(_at(W), _at(U), _NULL if b is None else _at(b)),
-            *(_NULL if h0 is None else _at(h0), _NULL if c0 is None else _at(c0)),
-        ),
+        (cell, bits, batch, time, len(W), len(U), backwards, zero, sequences, reset_after, _at(W), _at(U), b, h0, c0),
     )
 
 
@@ -199,9 +200,18 @@ def backward_into(
     # a copy of its own: backward may run in two threads at once
     c_call = ffi.new(_CALL, data.c_call[0])
     dx = out.dx if data.rows is None else np.empty_like(data.rows)
-    c_call.dy, c_call.dhT, c_call.dcT = _pointer(dy), _pointer(dhT), _pointer(dcT)
     c_call.dx, c_call.dW, c_call.dU, c_call.dh0 = _at(dx), _at(out.dW), _at(out.dU), _at(out.dh0)
-    c_call.db, c_call.dc0 = _pointer(out.db), _pointer(out.dc0)
+    # the others are NULL, as forward left them; each that is not there is a tenth of a microsecond saved
+    if dy is not None:
+        c_call.dy = _at(dy)
+    if dhT is not None:
+        c_call.dhT = _at(dhT)
+    if dcT is not None:
+        c_call.dcT = _at(dcT)
+    if out.db is not None:
+        c_call.db = _at(out.db)
+    if out.dc0 is not None:
+        c_call.dc0 = _at(out.dc0)
     _run(lib.frnn_backward, c_call)
     if data.rows is not None:
         assert call.ids is not None
