@@ -103,6 +103,18 @@ def test_inference_gives_what_training_gives(
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("h_drop", [False, True])
+@pytest.mark.parametrize("shape", [(5, 1, 3, 4), (34, 30, 9, 11), TEAM_SHAPES[0]])
+@pytest.mark.parametrize("cell", CELLS)
+def test_no_initial_states_are_zeros(poisoned: str, cell: str, shape: tuple[int, int, int, int], h_drop: bool) -> None:
+    case = make_case(cell, shape, np.float32, seed=16, states=False, h_drop=h_drop)
+    zeros = np.zeros((shape[0], shape[3]), np.float32)
+    given = case.with_inputs(h0=zeros, **({"c0": zeros} if case.lstm else {}))
+    none, some = case.run(poisoned), given.run(poisoned)
+    for name, array in none.items():
+        np.testing.assert_array_equal(array, some[name], err_msg=name)
+
+
 @pytest.mark.parametrize("cell", CELLS)
 def test_backward_can_run_twice_and_changes_nothing(backend: str, cell: str) -> None:
     case = make_case(cell, (9, 8, 4, 6), seed=7, **OPTIONS["all"])
