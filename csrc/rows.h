@@ -9,7 +9,8 @@
 /* The place in time that step s reads. */
 INLINE int64_t time_of(const layer_plan *p, int64_t s) { return p->call->go_backwards ? p->T - 1 - s : s; }
 
-/* Whether the states before step s are zeros that nobody gave: products with them are left out. */
+/* Whether the states before step s are zeros that nobody gave: products with them are left out, so that NaN in U comes
+ * into the outputs a step later. */
 INLINE int starts_from_zero(const layer_plan *p, int64_t s) { return s == 0 && !p->call->h0; }
 
 INLINE int is_masked(const layer_task *k, int64_t b, int64_t time) {

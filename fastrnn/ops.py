@@ -148,10 +148,23 @@ def _call(
         x_mask = _dropout_mask("dropout_mask", x_mask, gates, batch, inputs, dtype, shared=True)
     if h_mask is not None:
         h_mask = _dropout_mask("recurrent_dropout_mask", h_mask, gates, batch, units, dtype, shared=False)
-    # positional, and not unpacked from tuples: this is a part of every small call
-    back, zero, whole, keep, after = go_backwards, zero_output_for_mask, return_sequences, training, reset_after
+    # written out, for unpacking tuples takes a fifth of a microsecond of every small call
     return Call(
-        x, ids, W, U, b, h0, c0, mask, x_mask, h_mask, bool(back), bool(zero), bool(whole), bool(keep), bool(after)
+        x,
+        ids,
+        W,
+        U,
+        b,
+        h0,
+        c0,
+        mask,
+        x_mask,
+        h_mask,
+        bool(go_backwards),
+        bool(zero_output_for_mask),
+        bool(return_sequences),
+        bool(training),
+        bool(reset_after),
     )
 
 

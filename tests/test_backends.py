@@ -35,6 +35,7 @@ SHAPES = [
     (64, 40, 16, 8),
     (65, 2, 33, 17),
     (3, 2, 64, 65),
+    (3, 2, 5, 70),  # weights packed in one share, four whole vectors of them and more
     (130, 60, 3, 2),
     (600, 2, 2, 3),
     (3, 4, 70, 100),  # large for its few rows, and large in itself: a team of threads works on one task

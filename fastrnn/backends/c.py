@@ -81,8 +81,8 @@ def _c_call(cell: int, call: Call, batch: int, time: int) -> Any:
     c0 = _NULL if call.c0 is None else _at(call.c0)
     sequences, reset_after = call.return_sequences, call.reset_after
     backwards, zero = call.go_backwards, call.zero_output_for_mask
-    # in the order of the struct, as one tuple: the fastest way that cffi has
     bits = W.itemsize * 8
+    # in the order of the struct, as one tuple: the fastest way that cffi has
     return ffi.new(
         _CALL,
         (cell, bits, batch, time, len(W), len(U), backwards, zero, sequences, reset_after, _at(W), _at(U), b, h0, c0),
