@@ -14,7 +14,7 @@
 
 /* cffi: from here */
 enum { FRNN_LSTM = 0, FRNN_GRU = 1 };
-enum { FRNN_EXP = 0, FRNN_TANH = 1, FRNN_SIGMOID = 2 };
+enum { FRNN_EXP = 0, FRNN_TANH = 1, FRNN_SIGMOID = 2, FRNN_EXP2 = 3 };
 
 typedef struct {
     int32_t cell;         /* FRNN_LSTM or FRNN_GRU */
@@ -137,7 +137,8 @@ void frnn_stream_pack(const frnn_stream *stream);
 /* x: (B, I) REALs, or (B) int64 token ids; -1, or the place of the first id outside [0, V), and nothing was done */
 int64_t frnn_stream_step(const frnn_stream *stream, const void *x);
 
-/* y[k] = function(x[k]), by the vector code that the kernels use: FRNN_EXP, FRNN_TANH or FRNN_SIGMOID. */
+/* y[k] = function(x[k]), by the vector code that the kernels use: FRNN_EXP, FRNN_EXP2, FRNN_TANH or
+ * FRNN_SIGMOID. */
 void frnn_elementwise(int32_t function, int32_t real_bits, int64_t n, const void *x, void *y);
 
 /* Does nothing but multiply-adds, in `tasks` tasks over the threads, and gives the number of operations: over the time

@@ -99,26 +99,29 @@ static void gemm_pack(int64_t K, int64_t N, const REAL *RESTRICT B, int64_t ldb,
 }
 
 /* Weights (K, all * H) for gates_multiply, the first `gates` of `all` in an order that begins with `first`: [vector of
- * units][k][gate][lane], units beyond H zero. Packs `vectors`, a constant, side by side, from unit u on, each of
- * `part` units. */
+ * units][k][gate][lane], units beyond H zero, each gate times its scale. Packs `vectors`, a constant, side by side,
+ * from unit u on, each of `part` units. */
 INLINE void gates_pack_vectors(const int vectors, int64_t K, int64_t H, int gates, int first, int all,
-                               const REAL *RESTRICT B, REAL *RESTRICT packed, int64_t u, const int part) {
+                               const REAL *scales, const REAL *RESTRICT B, REAL *RESTRICT packed, int64_t u,
+                               const int part) {
     REAL *to = packed + u * K * gates;
     for (int64_t k = 0; k < K; k++)
         for (int g = 0; g < gates; g++, to += LANES) {
             const REAL *from = B + k * all * H + (g + first) % all * H + u;
             UNROLL
-            for (int v = 0; v < vectors; v++) vstore(to + v * K * gates * LANES, vload_n(from + v * LANES, part));
+            for (int v = 0; v < vectors; v++)
+                vstore(to + v * K * gates * LANES, vload_n(from + v * LANES, part) * vset(scales[g]));
         }
 }
 
 /* Packs units [u0, u1), u0 being a multiple of LANES. Four vectors side by side where a share has as many: from memory
  * that comes faster, in longer runs (1024 units: forward a twentieth shorter); two cost more than they bring. */
-static void gates_pack(int64_t K, int64_t H, int gates, int first, int all, const REAL *RESTRICT B,
+static void gates_pack(int64_t K, int64_t H, int gates, int first, int all, const REAL *scales, const REAL *RESTRICT B,
                        REAL *RESTRICT packed, int64_t u0, int64_t u1) {
-    for (; u0 + 4 * LANES <= u1; u0 += 4 * LANES) gates_pack_vectors(4, K, H, gates, first, all, B, packed, u0, LANES);
+    for (; u0 + 4 * LANES <= u1; u0 += 4 * LANES)
+        gates_pack_vectors(4, K, H, gates, first, all, scales, B, packed, u0, LANES);
     for (; u0 < u1; u0 += LANES)
-        gates_pack_vectors(1, K, H, gates, first, all, B, packed, u0, (int)(u1 - u0 < LANES ? u1 - u0 : LANES));
+        gates_pack_vectors(1, K, H, gates, first, all, scales, B, packed, u0, (int)(u1 - u0 < LANES ? u1 - u0 : LANES));
 }
 
 /* The transposes of weights' (N, H) blocks of columns, one for each gate, for gates_multiply: [vector of n][k][gate]

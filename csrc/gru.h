@@ -7,10 +7,10 @@
 #include "forward.h"
 #include "vmath.h"
 
-/* Reset after, the gates: pre holds z and r before their activations and q, and then z and, in the place of q, the
+/* Reset after, the gates: pre holds the scaled sums of z and r, and q, and then z and, in the place of q, the
  * candidate before its activation; source is W's part of that. Slots, unless NULL, get z, r, and q as it is. */
 INLINE void gru_unit_gates(REAL *pre, const REAL *source, REAL *slots, int64_t H, const int part) {
-    const vreal z = vsigmoid(vload(pre)), r = vsigmoid(vload(pre + LANES)), q = vload(pre + 2 * LANES);
+    const vreal z = vsigmoid_scaled(vload(pre)), r = vsigmoid_scaled(vload(pre + LANES)), q = vload(pre + 2 * LANES);
     const vreal candidate = vfma(r, q, vload_n(source, part));
     if (slots) {
         vstore_n(slots + H, z, part);
@@ -38,11 +38,11 @@ INLINE vreal gru_unit_output(const REAL *pre, REAL *slots, const REAL *h_before,
  * W's part of the candidate comes into its slot, where it may be already. */
 INLINE void gru_unit_reset(const REAL *pre, const REAL *source, REAL *slots, int64_t H, const REAL *h_before,
                            const REAL *h_mask, const int part) {
-    const vreal r = vsigmoid(vload(pre + LANES));
+    const vreal r = vsigmoid_scaled(vload(pre + LANES));
     vreal q = r * vload_n(h_before, part);
     if (h_mask) q = q * vload_n(h_mask, part);
     vstore_n(slots, vload_n(source, part), part);
-    vstore_n(slots + H, vsigmoid(vload(pre)), part);
+    vstore_n(slots + H, vsigmoid_scaled(vload(pre)), part);
     vstore_n(slots + 2 * H, r, part);
     vstore_n(slots + 3 * H, q, part);
 }

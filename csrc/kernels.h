@@ -48,6 +48,7 @@ static void elementwise(int32_t function, int64_t n, const void *x, void *y) {
         const vreal v = vload_part((const REAL *)x + k, part);
         vstore_part((REAL *)y + k,
                     function == FRNN_EXP    ? vexp(v)
+                    : function == FRNN_EXP2 ? vexp2(v)
                     : function == FRNN_TANH ? vtanh(v)
                                             : vsigmoid(v),
                     part);

@@ -6,13 +6,13 @@
 #include "forward.h"
 #include "vmath.h"
 
-/* One row, up to c: pre holds i, f, g, o before their activations, a vector each, and then, of those, o and c in the
+/* One row, up to c: pre holds the scaled sums of i, f, g, o, a vector each, and then, of those, o and c in the
  * place of g; slots, unless NULL, get the activated gates. At a masked row c is as before. `part` is LANES, or how many
  * units are left. c_after may be c_before. */
 INLINE void lstm_unit_cell(REAL *pre, REAL *slots, int64_t H, const REAL *c_before, REAL *c_after, const int masked,
                            const int part) {
-    const vreal i = vsigmoid(vload(pre)), f = vsigmoid(vload(pre + LANES));
-    const vreal g = vtanh(vload(pre + 2 * LANES)), o = vsigmoid(vload(pre + 3 * LANES));
+    const vreal i = vsigmoid_scaled(vload(pre)), f = vsigmoid_scaled(vload(pre + LANES));
+    const vreal g = vtanh_scaled(vload(pre + 2 * LANES)), o = vsigmoid_scaled(vload(pre + 3 * LANES));
     const vreal before = vload_n(c_before, part), c = vfma(f, before, i * g);
     if (slots) {
         vstore_n(slots, i, part);
@@ -81,12 +81,13 @@ static void lstm_forward_task(layer_plan *p, int64_t index, int64_t member, int6
 }
 
 /* One row of one step back: dh and dy, which may be NULL, are the gradient of h, dc that of c from the step after; dc
- * becomes that of c_before, and dh zero, since all of h_before's comes through U. */
-INLINE void lstm_unit_back(const REAL *slots, int64_t H, const REAL *c_before, const REAL *c, const REAL *dy, REAL *dh,
-                           REAL *dc, REAL *dslots, const int part) {
+ * becomes that of c_before, and dh zero, since all of h_before's comes through U. h may be NULL; where it is given,
+ * tanh c is h / o, which is cheaper, and as exact but where o is so small that nothing of it reaches c. */
+INLINE void lstm_unit_back(const REAL *slots, int64_t H, const REAL *c_before, const REAL *c, const REAL *h,
+                           const REAL *dy, REAL *dh, REAL *dc, REAL *dslots, const int part) {
     const vreal i = vload_n(slots, part), f = vload_n(slots + H, part), g = vload_n(slots + 2 * H, part),
                 o = vload_n(slots + 3 * H, part);
-    const vreal one = vset(1), tanh_c = vtanh(vload_n(c, part));
+    const vreal one = vset(1), tanh_c = h ? vload_n(h, part) / vmax(vset(REAL_SMALLEST), o) : vtanh(vload_n(c, part));
     const vreal dh_all = dy ? vload_n(dh, part) + vload_n(dy, part) : vload_n(dh, part);
     const vreal dc_all = vfma(dh_all * o, one - tanh_c * tanh_c, vload_n(dc, part));
     vstore_n(dslots, dc_all * g * i * (one - i), part);
@@ -100,11 +101,12 @@ INLINE void lstm_unit_back(const REAL *slots, int64_t H, const REAL *c_before, c
 static void lstm_step_back(const layer_task *k, int64_t s, REAL *dslots) {
     const int64_t H = k->plan->H, S = k->plan->S, lds = k->plan->lds;
     const REAL *slots = k->slots + s * k->n * S, *c_before = k->c + s * k->n * H, *c = c_before + k->n * H;
+    const REAL *h = s == k->plan->T - 1 ? NULL : k->h + (s + 1) * k->n * H; /* the last is not kept */
     dy_collect(k, s);
     dslots_mask(k, s, dslots);
 #define UNIT(b, u, part)                                                                                               \
-    lstm_unit_back(slots + b * S + u, H, c_before + b * H + u, c + b * H + u, dy_now(k, b, s, u), k->dh + b * H + u,   \
-                   k->dc + b * H + u, dslots + b * lds + u, part)
+    lstm_unit_back(slots + b * S + u, H, c_before + b * H + u, c + b * H + u, h ? h + b * H + u : NULL,                \
+                   dy_now(k, b, s, u), k->dh + b * H + u, k->dc + b * H + u, dslots + b * lds + u, part)
     FOR_UNITS(k, time_of(k->plan, s), UNIT);
 #undef UNIT
     meet(k);

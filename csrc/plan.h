@@ -23,6 +23,7 @@
 #include "scratch.h"
 #include "simd.h"
 #include "threads.h"
+#include "vmath.h"
 
 #include <stdlib.h>
 
@@ -204,6 +205,10 @@ static void pack_bias(const layer_plan *p) {
         row_copy(p->bias + H, b, 2 * H);
         if (p->call->reset_after) row_add(p->bias + H, b + GH, GH);
     }
+    for (int slot = 0; slot < 4; slot++) {
+        const REAL scale = p->u_slot ? (slot == 1 || slot == 2 ? gate_scale(3, slot - 1) : 1) : gate_scale(4, slot);
+        for (int64_t u = 0; u < H; u++) p->bias[slot * H + u] *= scale;
+    }
 }
 
 /* Pieces that are worth another thread. */
@@ -219,8 +224,10 @@ static void pack_weights(void *plan, int64_t piece) {
     share(H, piece, pieces, &u0, &u1);
     share(I, piece, pieces, &i0, &i1);
     if (!p->backward) {
-        gates_pack(I, H, p->gates, rotate, p->gates, W, p->W, u0, u1);
-        gates_pack(H, H, p->u_gates, 0, p->gates, U, p->U, u0, u1);
+        REAL scales[6]; /* from the gate on that comes first */
+        for (int g = 0; g < 6; g++) scales[g] = gate_scale(p->gates, g % p->gates);
+        gates_pack(I, H, p->gates, rotate, p->gates, scales + rotate, W, p->W, u0, u1);
+        gates_pack(H, H, p->u_gates, 0, p->gates, scales, U, p->U, u0, u1);
         if (p->u_gates == 2) gemm_pack(H, u1 - u0, U + 2 * H + u0, GH, p->Uc + u0 * H);
         if (piece == 0) pack_bias(p);
         return;

@@ -8,6 +8,7 @@
 #ifndef FRNN_SIMD_H
 #define FRNN_SIMD_H
 
+#include <float.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -16,10 +17,12 @@
 #endif
 
 #if REAL_BITS == 32
+#define REAL_SMALLEST FLT_MIN /* that is normal */
 typedef float REAL;
 typedef int32_t REAL_INT;
 typedef uint32_t REAL_UINT;
 #else
+#define REAL_SMALLEST DBL_MIN
 typedef double REAL;
 typedef int64_t REAL_INT;
 typedef uint64_t REAL_UINT;

@@ -1,12 +1,15 @@
-/* exp, tanh and sigmoid on vectors, from one core: 2^n and expm1(r) with y = n ln 2 + r, |r| <= ln 2 / 2.
+/* exp, tanh and sigmoid on vectors, from one core: 2^t = 2^n (1 + f p(f)) with t = n + f, |f| <= 1/2.
  *
- * expm1(r) = r + r^2 q(r); the coefficients of q are minimax fits (Remez exchange, relative error of expm1 below
- * 1.4e-8 for float, 1.8e-17 for double) of this project's own. tanh goes through expm1, so it keeps its relative
- * accuracy near zero; sigmoid goes through exp, so it keeps it for very negative x.
+ * The coefficients of p are minimax fits (Remez exchange, relative error of f p(f) = 2^f - 1 below 1.1e-8 for float,
+ * 1.8e-17 for double) of this project's own. tanh goes through 2^f - 1, so it keeps its relative accuracy near zero;
+ * sigmoid goes through exp, so it keeps it for very negative x.
  *
- * Bounds, held by tests/test_vmath.py on a dense grid of all magnitudes: exp and sigmoid within 4 ulp, tanh within
- * 5 ulp, for both types, wherever the result is a normal number; smaller results may be flushed to zero.
- * NaN gives NaN; tanh(+-inf) = +-1, sigmoid(-inf) = 0 (flushed), sigmoid(inf) = 1.
+ * Gates take their sums already multiplied with what brings them to powers of two, see gate_scale: then n and f are
+ * three additions, which other units do than those of the multiply-adds that bound everything here.
+ *
+ * Bounds, held by tests/test_vmath.py on a dense grid of all magnitudes: e^x and 2^t within 2 ulp, sigmoid within 3,
+ * tanh within 4, for both types, wherever the result is a normal number; smaller results may be flushed to zero. NaN
+ * gives NaN; tanh(+-inf) = +-1, sigmoid(-inf) = 0 (flushed), sigmoid(inf) = 1.
  */
 #ifndef FRNN_VMATH_H
 #define FRNN_VMATH_H
@@ -20,11 +23,13 @@
 #define LOG2E 1.442695040888963f
 #define LN2_HIGH 0.693145751953125f /* few enough bits that n * LN2_HIGH is exact */
 #define LN2_LOW 1.428606820309417e-6f
-#define EXP_MAX 88.37f /* rounds to n = 127, the largest exponent */
-#define EXP_MIN -87.3f /* rounds to n = -126, the smallest normal one */
-#define TANH_MAX 9.5f  /* tanh is 1 from here on */
-static const REAL EXPM1_Q[] = {0.50000000618790144664f, 0.1666654292411188657f, 0.041666281874621427436f,
-                               0.008366598092909300402f, 0.0013946471823713328971f};
+#define EXP2_MAX 127.49f /* rounds to n = 127, the largest exponent */
+#define EXP2_MIN -126.0f /* the smallest normal one */
+#define EXP_MAX 88.37f   /* the same for e^x */
+#define EXP_MIN -87.3f
+#define TANH_MAX 27.4f /* tanh is 1 from here on, in units of ln 2 / 2 */
+static const REAL EXP2M1[] = {0.69314718792669223781f,   0.24022649794966478798f,   0.055503574336348943528f,
+                              0.0096182374937355822565f, 0.0013390735478205202809f, 0.0001540351275964241093f};
 #else
 #define MANTISSA_BITS 52
 #define ONE_BITS 0x3ff0000000000000u
@@ -32,41 +37,53 @@ static const REAL EXPM1_Q[] = {0.50000000618790144664f, 0.1666654292411188657f, 
 #define LOG2E 1.442695040888963407
 #define LN2_HIGH 0.6931471803691238165
 #define LN2_LOW 1.9082149292705877e-10
+#define EXP2_MAX 1023.49
+#define EXP2_MIN -1022.0
 #define EXP_MAX 709.43
 #define EXP_MIN -708.3
-#define TANH_MAX 20.0
-static const REAL EXPM1_Q[] = {0.50000000000000055155,     0.16666666666666685965,   0.041666666666573805805,
-                               0.0083333333333145973767,   0.0013888888932359827478, 0.00019841269903047059759,
-                               0.000024801504437548850513, 2.7557227917282148314e-6, 2.7626338867141220026e-7,
-                               2.5114490644108182341e-8};
+#define TANH_MAX 57.0
+static const REAL EXP2M1[] = {0.6931471805599453112,      0.24022650695910097889,   0.0555041086648212365,
+                              0.0096181291076070652907,   0.0013333558146531643895, 0.00015403530441481298573,
+                              0.000015252733701202012005, 1.3215442723870117944e-6, 1.0178121305080868717e-7,
+                              7.0725617698653604207e-9,   4.4455362630234542506e-10};
 #endif
-#define EXPM1_Q_DEGREE ((int)(sizeof EXPM1_Q / sizeof EXPM1_Q[0]) - 1)
+#define EXP2M1_LAST ((int)(sizeof EXP2M1 / sizeof EXP2M1[0]) - 1)
 
-/* q(r) in steps of r^2: as many operations as one after the other, and half the wait. */
-INLINE vreal expm1_q(vreal r, vreal r2) {
-    const int odd = EXPM1_Q_DEGREE % 2, last = EXPM1_Q_DEGREE - odd;
-    vreal q = vset(EXPM1_Q[last]);
-    if (odd) q = vfma(r, vset(EXPM1_Q[last + 1]), q);
+/* p(f) in steps of f^2: one operation more than one after the other, and half the wait. */
+INLINE vreal exp2m1_p(vreal f) {
+    const vreal f2 = f * f;
+    vreal p = vset(EXP2M1[EXP2M1_LAST]);
+    if (EXP2M1_LAST % 2) p = vfma(f, p, vset(EXP2M1[EXP2M1_LAST - 1]));
     UNROLL
-    for (int k = last - 2; k >= 0; k -= 2) q = vfma(q, r2, vfma(r, vset(EXPM1_Q[k + 1]), vset(EXPM1_Q[k])));
-    return q;
+    for (int k = (EXP2M1_LAST - 2) / 2 * 2; k >= 0; k -= 2)
+        p = vfma(p, f2, vfma(f, vset(EXP2M1[k + 1]), vset(EXP2M1[k])));
+    return p;
 }
 
-/* e^y = scale * (1 + m), for y already within [EXP_MIN, EXP_MAX] (or NaN) */
-INLINE void exp_parts(vreal y, vreal *scale, vreal *m) {
-    const vreal magic = vset(ROUND_MAGIC);
-    const vreal shifted = vfma(y, vset(LOG2E), magic);
-    const vreal n = shifted - magic;
-    const vreal r = vfma(n, vset(-LN2_LOW), vfma(n, vset(-LN2_HIGH), y));
-    const vreal r2 = r * r;
-    *m = vfma(r2, expm1_q(r, r2), r);
-    *scale = (vreal)(((vuint)shifted << MANTISSA_BITS) + ONE_BITS);
+/* t = n + f: n in the low mantissa bits of what it gives. */
+INLINE vreal exp2_split(vreal t, vreal *f) {
+    const vreal shifted = t + vset(ROUND_MAGIC);
+    *f = t - (shifted - vset(ROUND_MAGIC));
+    return shifted;
 }
 
+/* 2^n (1 + f p(f)): the exponent is added to a number near 1. */
+INLINE vreal exp2_join(vreal shifted, vreal f) {
+    return (vreal)((vuint)vfma(f, exp2m1_p(f), vset(1)) + ((vuint)shifted << MANTISSA_BITS));
+}
+
+INLINE vreal vexp2(vreal t) {
+    vreal f;
+    const vreal shifted = exp2_split(vmin(vset(EXP2_MAX), vmax(vset(EXP2_MIN), t)), &f);
+    return exp2_join(shifted, f);
+}
+
+/* x log2 e would have to be known to more digits than it has, or e^x would lose them where x is large. */
 INLINE vreal vexp(vreal x) {
-    vreal scale, m;
-    exp_parts(vmin(vset(EXP_MAX), vmax(vset(EXP_MIN), x)), &scale, &m);
-    return vfma(scale, m, scale);
+    const vreal inside = vmin(vset(EXP_MAX), vmax(vset(EXP_MIN), x));
+    const vreal shifted = vfma(inside, vset(LOG2E), vset(ROUND_MAGIC)), n = shifted - vset(ROUND_MAGIC);
+    const vreal r = vfma(n, vset(-LN2_LOW), vfma(n, vset(-LN2_HIGH), inside));
+    return exp2_join(shifted, r * vset(LOG2E));
 }
 
 INLINE vreal vsigmoid(vreal x) {
@@ -74,12 +91,28 @@ INLINE vreal vsigmoid(vreal x) {
     return one / (one + vexp(-x));
 }
 
-INLINE vreal vtanh(vreal x) {
-    const vreal inside = vmin(vset(TANH_MAX), vmax(vset(-TANH_MAX), x));
-    vreal scale, m;
-    exp_parts(inside + inside, &scale, &m);
-    const vreal e = vfma(scale, m, scale - vset(1)); /* expm1(2x) */
+/* -- of sums that are scaled already --------------------------------------------------------------------------------
+ */
+
+/* What the weights of one of so many gates, in Keras' order, are multiplied with when forward packs them. A GRU's
+ * candidate is as it is: its sum is kept for backward. */
+INLINE REAL gate_scale(int gates, int gate) { return gate != 2 ? -LOG2E : gates == 4 ? 2 * LOG2E : 1; }
+
+/* sigmoid(x) of t = -x log2 e */
+INLINE vreal vsigmoid_scaled(vreal t) {
+    const vreal one = vset(1);
+    return one / (one + vexp2(t));
+}
+
+/* tanh(x) of t = 2 x log2 e. That product may be rounded: tanh has no fewer digits than its argument. */
+INLINE vreal vtanh_scaled(vreal t) {
+    vreal f;
+    const vreal shifted = exp2_split(vmin(vset(TANH_MAX), vmax(vset(-TANH_MAX), t)), &f);
+    const vreal scale = (vreal)(((vuint)shifted << MANTISSA_BITS) + ONE_BITS);
+    const vreal e = vfma(scale, f * exp2m1_p(f), scale - vset(1)); /* expm1(2x) */
     return e / (e + vset(2));
 }
+
+INLINE vreal vtanh(vreal x) { return vtanh_scaled(x * vset(2 * LOG2E)); }
 
 #endif

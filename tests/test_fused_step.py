@@ -212,7 +212,7 @@ def test_calls_in_a_row_are_as_calls_alone(poisoned: str, cell: str, options: st
     other.build((None, None, 3))
     other.set_weights(layer.get_weights())
     for x, mask, got in calls:
-        assert_close(got, outcome(other, x, mask), 1e-5)
+        assert_close(got, outcome(other, x, mask), 2e-5)  # weights as large as these make much of rounding
 
 
 def test_a_call_sees_what_was_changed_since_the_last(backend: str) -> None:
