@@ -21,8 +21,8 @@ INLINE void gru_unit_gates(REAL *pre, const REAL *source, REAL *slots, int64_t H
     vstore(pre + 2 * LANES, candidate);
 }
 
-/* Then the state, and the activated candidate into its slot; y is NULL, or gets the state too. At a masked row the
- * state is as before. */
+/* Then the state, and the activated candidate into its slot. At a masked row the state is as before; y is
+ * NULL, or gets the state too. */
 INLINE vreal gru_unit_output(const REAL *pre, REAL *slots, const REAL *h_before, REAL *h, REAL *y, const int masked,
                              const int part) {
     const vreal candidate = vtanh(vload(pre + 2 * LANES)), before = vload_n(h_before, part);
@@ -109,21 +109,25 @@ static void gru_step(const layer_task *k, int64_t s, REAL *slots, const REAL *h_
 static void gru_forward_task(layer_plan *p, int64_t index, int64_t member, int64_t members) {
     const frnn_call *call = p->call;
     const layer_task k = task_make(p, index, member, members);
-    const int64_t nH = k.n * p->H, training = call->reserve != NULL;
-    REAL *hT = (REAL *)call->hT + k.b0 * p->H;
-    state_load(&k, training ? k.h : k.h_now, call->h0);
-    if (p->h_masked) states_mask(&k, 1, training ? k.h : k.h_now, k.h_block);
+    const int64_t training = call->reserve != NULL;
+    REAL *h = training ? k.h : k.h_now;
+    state_load(&k, h, call->h0);
+    if (p->h_masked) states_mask(&k, 1, h, k.h_block);
     meet(&k);
     for (int64_t s0 = 0; s0 < p->T; s0 += p->block) {
         const int64_t steps = smaller(p->block, p->T - s0);
-        REAL *slots = training ? k.slots + s0 * k.n * p->S : k.slots_block;
+        REAL *slots = training ? k.slots + s0 * k.n * p->S : k.slots_block, *first = h;
         inputs_multiply(&k, s0, steps, slots);
         for (int64_t s = s0; s < s0 + steps; s++, slots += k.n * p->S) {
-            const REAL *h_before = training ? k.h + s * nH : k.h_now + (s & 1) * nH;
-            REAL *h = s == p->T - 1 ? hT : training ? k.h + (s + 1) * nH : k.h_now + (~s & 1) * nH;
-            gru_step(&k, s, slots, h_before, h);
-            output_store(&k, s, h);
+            REAL *after = states_after(&k, s, h);
+            gru_step(&k, s, slots, h, after);
+            h = after;
+            outputs_after(&k, s, s0, s0 + steps, first, h);
             meet(&k);
+        }
+        if (!training && outputs_by_block(p)) {
+            state_copy(&k, k.h_now, h);
+            h = k.h_now;
         }
     }
 }

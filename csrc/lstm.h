@@ -52,32 +52,34 @@ static void lstm_step(const layer_task *k, int64_t s, REAL *slots, const REAL *h
 #undef OUTPUT
 }
 
-/* Inference has two states h, before and after a step, and one c, cT; training has the reserve's, one before each
- * step. */
+/* Training has the states of all steps in the reserve, inference one c. */
 static void lstm_forward_task(layer_plan *p, int64_t index, int64_t member, int64_t members) {
     const frnn_call *call = p->call;
     const layer_task k = task_make(p, index, member, members);
     const int64_t nH = k.n * p->H, training = call->reserve != NULL;
-    REAL *hT = (REAL *)call->hT + k.b0 * p->H, *cT = (REAL *)call->cT + k.b0 * p->H;
-    state_load(&k, training ? k.h : k.h_now, call->h0);
-    state_load(&k, training ? k.c : cT, call->c0);
-    if (p->h_masked) states_mask(&k, 1, training ? k.h : k.h_now, k.h_block);
+    REAL *h = training ? k.h : k.h_now, *c = training ? k.c : k.c_now;
+    state_load(&k, h, call->h0);
+    state_load(&k, c, call->c0);
+    if (p->h_masked) states_mask(&k, 1, h, k.h_block);
     meet(&k);
     for (int64_t s0 = 0; s0 < p->T; s0 += p->block) {
         const int64_t steps = smaller(p->block, p->T - s0);
-        REAL *slots = training ? k.slots + s0 * k.n * p->S : k.slots_block;
+        REAL *slots = training ? k.slots + s0 * k.n * p->S : k.slots_block, *first = h;
         inputs_multiply(&k, s0, steps, slots);
         for (int64_t s = s0; s < s0 + steps; s++, slots += k.n * p->S) {
-            const REAL *h_before = training ? k.h + s * nH : k.h_now + (s & 1) * nH,
-                       *c_before = training ? k.c + s * nH : cT;
-            REAL *h = s == p->T - 1 ? hT : training ? k.h + (s + 1) * nH : k.h_now + (~s & 1) * nH;
-            REAL *c = training ? k.c + (s + 1) * nH : cT;
-            lstm_step(&k, s, slots, h_before, c_before, h, c);
-            output_store(&k, s, h);
+            REAL *after = states_after(&k, s, h), *c_before = c;
+            if (training) c += nH;
+            lstm_step(&k, s, slots, h, c_before, after, c);
+            h = after;
+            outputs_after(&k, s, s0, s0 + steps, first, h);
             meet(&k);
         }
+        if (!training && outputs_by_block(p)) {
+            state_copy(&k, k.h_now, h);
+            h = k.h_now;
+        }
     }
-    if (training) state_store(&k, call->cT, k.c + p->T * nH);
+    state_store(&k, call->cT, c);
 }
 
 /* One row of one step back: dh and dy, which may be NULL, are the gradient of h, dc that of c from the step after; dc

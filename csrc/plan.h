@@ -35,6 +35,7 @@ enum {
     TEAM_REALS = 1 << 18,          /* weights from here on are worked on by a team, */
     TEAM_FEW_ROWS_REALS = 1 << 16, /* or from here on if there are fewer rows than two tasks need */
     SMALL_WORK = 1 << 19,          /* multiply-adds below which other threads cost more than they help */
+    FEW_WEIGHTS = 1 << 12,         /* up to which a task packs them for itself */
 };
 
 typedef struct {
@@ -52,6 +53,7 @@ typedef struct {
     int gathered;          /* inputs are brought together in x_block */
     int64_t x_group_reals; /* what the inputs of a block take under one of them */
     int h_masked;
+    int pack_by_task;         /* each task packs the weights for itself */
     int64_t threads, members; /* at most so many may work; on one task */
     frnn_barrier barrier;
     /* shared by the tasks */
@@ -60,7 +62,7 @@ typedef struct {
     REAL *zeros; /* a row to begin products from */
     /* per task, `per_task` apart; the pointers are the first task's */
     int64_t per_task;
-    REAL *x_block, *slots_block, *h_block, *h_now, *dh, *dc, *dy_carry, *row, *dW, *dU, *db;
+    REAL *x_block, *slots_block, *h_block, *h_now, *c_now, *dh, *dc, *dy_carry, *row, *dW, *dU, *db;
     REAL *dwords;      /* with token ids: (V, GH), the gradients of the slots that W sees, summed per word */
     REAL **x_rows;     /* (members, 2, block * rows), where a block's rows begin in x, and in dx, */
     int64_t row_reals; /* and what one member's take */
@@ -74,7 +76,7 @@ typedef struct {
     int64_t u0, u1, i0, i1;         /* the units, and the inputs, that this member owns */
     REAL *x_block, *slots_block;    /* (x_groups or 1, block, n, ldx); (block, n, S) or (block, n, lds) */
     REAL *h_block;                  /* states under recurrent dropout: (2 or 1, u_gates, 1 or block, n, H) */
-    REAL *h_now;                    /* inference's states: (2, n, H) */
+    REAL *h_now, *c_now;            /* inference's states: (1 + block or 2, n, H), (n, H) */
     REAL *dh, *dc, *dy_carry, *row; /* (n, H) */
     REAL *dW, *dU, *db;             /* (I, GH), (H, GH) in Keras' order, (S) in the order of the slots */
     REAL *dwords;
@@ -122,6 +124,12 @@ static REAL *reserve_begin(const frnn_call *call) { return (REAL *)(((uintptr_t)
 /* before that; and beyond the last row, which is read in whole vectors */
 enum { RESERVE_PADDING = 64 / sizeof(REAL) + 16 };
 
+/* Where outputs are written: as they are computed; but with masks after a step, and those of narrow layers after a
+ * block of them. A sample's steps lie side by side in y, and a core that writes a step of each sample fetches ahead
+ * into the samples that are another's: where two cores are far apart, forward of 64 sequences with 8 units took a
+ * quarter longer. Layers that are not narrow would wait for the lines of y. */
+INLINE int outputs_by_block(const layer_plan *p) { return p->H <= LANES; }
+
 /* -- memory --------------------------------------------------------------------------------------------------------
  * Laid out by one function that is run twice: once from offset zero to learn the size, once for good. */
 
@@ -158,7 +166,7 @@ static int64_t lay_out(layer_plan *p, REAL *m) {
         p->Uc = take(m, &at, p->u_gates == 2 ? H * units : 0);
         p->words = take(m, &at, V * GH + 2 * LANES);
     }
-    const int64_t shared = at;
+    const int64_t shared = p->pack_by_task ? 0 : at;
     p->x_block = take(m, &at, p->gathered && !V ? p->x_groups * p->x_group_reals : 0);
     const int64_t pointers = V ? 0 : 2 * block_rows * (int64_t)sizeof(REAL *) * 8 / REAL_BITS;
     p->row_reals = (pointers + 15) / 16 * 16;
@@ -179,7 +187,8 @@ static int64_t lay_out(layer_plan *p, REAL *m) {
         p->db = take(m, &at, S);
         p->dwords = take(m, &at, V ? V * GH + 2 * LANES : 0);
     } else {
-        p->h_now = take(m, &at, training ? 0 : 2 * p->rows * H);
+        p->h_now = take(m, &at, training ? 0 : (outputs_by_block(p) ? 1 + p->block : 2) * p->rows * H);
+        p->c_now = take(m, &at, training ? 0 : p->rows * H);
     }
     p->per_task = at - shared;
     return shared + p->per_task * p->tasks;
@@ -273,11 +282,24 @@ static int plan_make(layer_plan *p, const frnn_call *call, int backward) {
     p->x_group_reals = p->block * p->rows * p->ldx;
     p->threads = work < SMALL_WORK ? 1 : frnn_get_threads();
     p->members = team ? smaller(p->threads, (p->H + 2 * LANES - 1) / (2 * LANES)) : 1;
+    p->pack_by_task = p->tasks > 1 && weights <= FEW_WEIGHTS && !call->ids;
     const int64_t size = lay_out(p, NULL);
     p->memory = frnn_scratch_take((size_t)size * sizeof(REAL));
     if (!p->memory) return -1;
     lay_out(p, p->memory);
     return 0;
+}
+
+/* What a task needs of the plan if it packs the weights for itself: what another core has just written would come to
+ * this one line by line. Where cores are far apart, that was a twentieth of backward of 64 sequences with 8 units. */
+static layer_plan plan_of_task(const layer_plan *plan, int64_t index) {
+    layer_plan p = *plan;
+    const int64_t off = index * p.per_task;
+    REAL **const packed[] = {&p.bias, &p.W, &p.U, &p.Uc, &p.Wt, &p.Ut, &p.Wg, &p.Ug, &p.zeros};
+    for (size_t k = 0; k < sizeof packed / sizeof packed[0]; k++)
+        if (*packed[k]) *packed[k] += off;
+    pack_weights(&p, 0);
+    return p;
 }
 
 static layer_task task_make(layer_plan *p, int64_t index, int64_t member, int64_t members) {
@@ -293,7 +315,7 @@ static layer_task task_make(layer_plan *p, int64_t index, int64_t member, int64_
         k.dW = p->tasks == 1 ? p->call->dW : p->dW + off, k.dU = p->tasks == 1 ? p->call->dU : p->dU + off;
         k.db = p->db + off, k.dwords = p->dwords + off;
     } else {
-        k.h_now = p->h_now + off;
+        k.h_now = p->h_now + off, k.c_now = p->c_now + off;
     }
     if (p->call->reserve) {
         k.slots = reserve_begin(p->call) + b0 * reserve_row(p->call);

@@ -34,35 +34,67 @@ static void state_load(const layer_task *k, REAL *to, const void *from) {
             row_zero(to + b * H + k->u0, k->u1 - k->u0);
     }
 }
+static void state_copy(const layer_task *k, REAL *to, const REAL *from) {
+    const int64_t H = k->plan->H;
+    for (int64_t b = 0; b < k->n; b++) row_copy(to + b * H + k->u0, from + b * H + k->u0, k->u1 - k->u0);
+}
 static void state_store(const layer_task *k, void *to, const REAL *from) {
     const int64_t H = k->plan->H;
     for (int64_t b = 0; to && b < k->n; b++)
         row_copy((REAL *)to + (k->b0 + b) * H + k->u0, from + b * H + k->u0, k->u1 - k->u0);
 }
 
-/* Where step s puts the outputs of row b, from unit u on, as it computes them, or NULL: without sequences and masks
- * only the last step's is ever seen, and with masks output_store sees to it. */
+/* As they are computed: where step s puts the outputs of row b, from unit u on, or NULL; without sequences only the
+ * last step's is ever seen. */
 INLINE REAL *output_now(const layer_task *k, int64_t b, int64_t s, int64_t u) {
     const frnn_call *call = k->plan->call;
-    if (call->mask || (!call->sequences && s < call->T - 1)) return NULL;
+    if (call->mask || outputs_by_block(k->plan) || (!call->sequences && s < call->T - 1)) return NULL;
     return (REAL *)call->y + output_row(k, b, s) + u;
 }
 
-/* With a mask: writes the outputs of step s from its new states h (n, H), at a masked step the last output again, or
- * zero. */
-static void output_store(const layer_task *k, int64_t s, const REAL *h) {
+/* Else: writes the outputs of steps [s0, s0 + steps) from the states after them, (steps, n, H), but for those after the
+ * last step of all, which are hT: at a masked step the last output again, or zero. */
+static void outputs_store(const layer_task *k, int64_t s0, int64_t steps, const REAL *after) {
     const layer_plan *p = k->plan;
     const frnn_call *call = p->call;
-    const int64_t H = p->H, units = k->u1 - k->u0, time = time_of(p, s);
-    if (!call->mask) return;
+    const int64_t H = p->H, nH = k->n * H, units = k->u1 - k->u0, end = s0 + steps;
+    /* without sequences and masks only the last step's are ever seen */
+    const int64_t first = call->sequences || call->mask ? s0 : larger(s0, p->T - 1);
+    const int64_t apart = call->sequences ? H : 0;
     for (int64_t b = 0; b < k->n; b++) {
-        REAL *y = (REAL *)call->y + output_row(k, b, s) + k->u0;
-        if (!is_masked(k, b, time))
-            row_copy(y, h + b * H + k->u0, units);
-        else if (call->zero_masked || s == 0)
-            row_zero(y, units);
-        else if (call->sequences)
-            row_copy(y, y - H, units);
+        const REAL *h = after + (first - s0) * nH + b * H + k->u0;
+        REAL *y = (REAL *)call->y + output_row(k, b, first) + k->u0;
+        int64_t s = first;
+        if (!call->mask && units == LANES)
+            for (; s < end && s < p->T - 1; s++, h += nH, y += apart) vstore(y, vload(h));
+        for (; s < end; s++, h += nH, y += apart) {
+            if (s == p->T - 1) h = (const REAL *)call->hT + (k->b0 + b) * H + k->u0;
+            if (!is_masked(k, b, time_of(p, s)))
+                row_copy(y, h, units);
+            else if (call->zero_masked || s == 0)
+                row_zero(y, units);
+            else if (call->sequences)
+                row_copy(y, y - H, units);
+        }
+    }
+}
+
+/* Where the states after step s go, whose own are at h: those of a block lie side by side in training, and where
+ * outputs come from them; else there are two places in turn. The last ones are hT. */
+INLINE REAL *states_after(const layer_task *k, int64_t s, REAL *h) {
+    const layer_plan *p = k->plan;
+    if (s == p->T - 1) return (REAL *)p->call->hT + k->b0 * p->H;
+    return p->call->reserve || outputs_by_block(p) || h == k->h_now ? h + k->n * p->H : k->h_now;
+}
+
+/* What is to be done about outputs after step s of the block [s0, end), which began with the states at `first` and came
+ * to those at h. */
+INLINE void outputs_after(const layer_task *k, int64_t s, int64_t s0, int64_t end, const REAL *first, const REAL *h) {
+    const layer_plan *p = k->plan;
+    if (!outputs_by_block(p)) {
+        if (p->call->mask) outputs_store(k, s, 1, h);
+    } else if (s + 1 == end) {
+        outputs_store(k, s0, end - s0, first + k->n * p->H);
     }
 }
 
