@@ -188,7 +188,7 @@ static int64_t lay_out(layer_plan *p, REAL *m) {
         p->dwords = take(m, &at, V ? V * GH + 2 * LANES : 0);
     } else {
         p->h_now = take(m, &at, training ? 0 : (outputs_by_block(p) ? 1 + p->block : 2) * p->rows * H);
-        p->c_now = take(m, &at, training ? 0 : p->rows * H);
+        p->c_now = take(m, &at, training || p->u_slot ? 0 : p->rows * H);
     }
     p->per_task = at - shared;
     return shared + p->per_task * p->tasks;
