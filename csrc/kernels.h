@@ -23,6 +23,7 @@ static void whole_task(void *plan, int64_t index) {
         return;
     }
     layer_plan own = plan_of_task(p, index);
+    if (own.call->ids && !own.backward) words_multiply(&own, 0);
     work_on_task(&own, index, 0, 1);
 }
 static void team_task(void *plan, int64_t member, int64_t members) { work_on_task(plan, 0, member, members); }
@@ -31,7 +32,8 @@ static int run(const frnn_call *call, int backward) {
     layer_plan plan;
     if (plan_make(&plan, call, backward)) return -1;
     if (!plan.pack_by_task) frnn_parallel(plan.threads, weight_pieces(&plan), pack_weights, &plan);
-    if (call->ids && !backward) frnn_parallel(plan.threads, word_tasks(&plan), words_multiply, &plan);
+    if (call->ids && !backward && !plan.pack_by_task)
+        frnn_parallel(plan.threads, word_tasks(&plan), words_multiply, &plan);
     if (plan.members > 1)
         frnn_team(plan.members, team_task, &plan);
     else

@@ -38,6 +38,9 @@ enum {
     FEW_WEIGHTS = 1 << 12,         /* up to which a task packs them for itself */
 };
 
+/* Large enough that a small vocabulary, as one task, needs no other thread. */
+enum { WORDS_PER_TASK = 1024, PANELS_PER_TASK = 8 };
+
 typedef struct {
     const frnn_call *call;
     int backward;
@@ -282,7 +285,8 @@ static int plan_make(layer_plan *p, const frnn_call *call, int backward) {
     p->x_group_reals = p->block * p->rows * p->ldx;
     p->threads = work < SMALL_WORK ? 1 : frnn_get_threads();
     p->members = team ? smaller(p->threads, (p->H + 2 * LANES - 1) / (2 * LANES)) : 1;
-    p->pack_by_task = p->tasks > 1 && weights <= FEW_WEIGHTS && !call->ids;
+    p->pack_by_task =
+        p->tasks > 1 && weights <= FEW_WEIGHTS && (!call->ids || (call->V <= WORDS_PER_TASK && p->tasks <= p->threads));
     const int64_t size = lay_out(p, NULL);
     p->memory = frnn_scratch_take((size_t)size * sizeof(REAL));
     if (!p->memory) return -1;
@@ -295,7 +299,7 @@ static int plan_make(layer_plan *p, const frnn_call *call, int backward) {
 static layer_plan plan_of_task(const layer_plan *plan, int64_t index) {
     layer_plan p = *plan;
     const int64_t off = index * p.per_task;
-    REAL **const packed[] = {&p.bias, &p.W, &p.U, &p.Uc, &p.Wt, &p.Ut, &p.Wg, &p.Ug, &p.zeros};
+    REAL **const packed[] = {&p.bias, &p.W, &p.U, &p.Uc, &p.Wt, &p.Ut, &p.Wg, &p.Ug, &p.words, &p.zeros};
     for (size_t k = 0; k < sizeof packed / sizeof packed[0]; k++)
         if (*packed[k]) *packed[k] += off;
     pack_weights(&p, 0);
@@ -324,9 +328,6 @@ static layer_task task_make(layer_plan *p, int64_t index, int64_t member, int64_
     }
     return k;
 }
-
-/* Large enough that a small vocabulary, as one task, needs no other thread. */
-enum { WORDS_PER_TASK = 1024, PANELS_PER_TASK = 8 };
 
 static int64_t word_tasks(const layer_plan *p) { return (p->call->V + WORDS_PER_TASK - 1) / WORDS_PER_TASK; }
 

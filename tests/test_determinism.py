@@ -14,6 +14,7 @@ import pytest
 
 import fastrnn as fr
 from cases import CELLS, OPTIONS, TEAM_SHAPES, Case, assert_close, make_case
+from fastrnn.ops import Lookup
 
 SHAPES = [
     (1, 5, 3, 4),
@@ -51,6 +52,22 @@ def test_any_number_of_threads(
         for _ in range(3):
             leave_other_numbers(case, threaded_backend)
             assert_identical(case.run(threaded_backend), alone)
+
+
+@pytest.mark.parametrize("words", [20, 1500], ids=["few words", "many words"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_token_ids_and_any_number_of_threads(threaded_backend: str, cell: str, words: int) -> None:
+    """Few words: each task does the product with W for itself where there are threads enough, else all share it."""
+    rng = np.random.default_rng(38)
+    case = make_case(cell, (64, 60, 16, 8), np.float32, seed=38)
+    table = rng.standard_normal((words, 16)).astype(np.float32)
+    case = case.with_inputs(x=Lookup(table, rng.integers(0, words, (64, 60))))  # type: ignore[arg-type]
+    fr.set_num_threads(1)
+    alone = case.run(threaded_backend)
+    assert_close(alone, case.run("reference"), 1e-5)
+    for threads in (2, 3):
+        fr.set_num_threads(threads)
+        assert_identical(case.run(threaded_backend), alone)
 
 
 def _unequal_on_one_core(queue: multiprocessing.Queue) -> None:  # type: ignore[type-arg]
