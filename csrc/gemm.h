@@ -99,18 +99,19 @@ static void gemm_pack(int64_t K, int64_t N, const REAL *RESTRICT B, int64_t ldb,
 }
 
 /* Weights (K, all * H) for gates_multiply, the first `gates` of `all` in an order that begins with `first`: [vector of
- * units][k][gate][lane], units beyond H zero, each gate times its scale. Packs `vectors`, a constant, side by side,
- * from unit u on, each of `part` units. */
+ * units][k][gate][lane], units beyond H zero, each gate times its scale, of `all`. Packs `vectors`, a constant, side by
+ * side, from unit u on, each of `part` units. */
 INLINE void gates_pack_vectors(const int vectors, int64_t K, int64_t H, int gates, int first, int all,
                                const REAL *scales, const REAL *RESTRICT B, REAL *RESTRICT packed, int64_t u,
                                const int part) {
     REAL *to = packed + u * K * gates;
     for (int64_t k = 0; k < K; k++)
         for (int g = 0; g < gates; g++, to += LANES) {
-            const REAL *from = B + k * all * H + (g + first) % all * H + u;
+            const int gate = (g + first) % all;
+            const REAL *from = B + (k * all + gate) * H + u;
             UNROLL
             for (int v = 0; v < vectors; v++)
-                vstore(to + v * K * gates * LANES, vload_n(from + v * LANES, part) * vset(scales[g]));
+                vstore(to + v * K * gates * LANES, vload_n(from + v * LANES, part) * vset(scales[gate]));
         }
 }
 

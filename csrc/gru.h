@@ -21,8 +21,8 @@ INLINE void gru_unit_gates(REAL *pre, const REAL *source, REAL *slots, int64_t H
     vstore(pre + 2 * LANES, candidate);
 }
 
-/* Then the state, and the activated candidate into its slot. At a masked row the state is as before; y is
- * NULL, or gets the state too. */
+/* Then the state, and the activated candidate into its slot; y is NULL, or gets the state too. At a masked row the
+ * state is as before. */
 INLINE vreal gru_unit_output(const REAL *pre, REAL *slots, const REAL *h_before, REAL *h, REAL *y, const int masked,
                              const int part) {
     const vreal candidate = vtanh(vload(pre + 2 * LANES)), before = vload_n(h_before, part);
@@ -125,10 +125,7 @@ static void gru_forward_task(layer_plan *p, int64_t index, int64_t member, int64
             outputs_after(&k, s, s0, s0 + steps, first, h);
             meet(&k);
         }
-        if (!training && outputs_by_block(p)) {
-            state_copy(&k, k.h_now, h);
-            h = k.h_now;
-        }
+        h = states_carried(&k, h);
     }
 }
 

@@ -17,23 +17,23 @@ static void work_on_task(layer_plan *p, int64_t index, int64_t member, int64_t m
         (lstm ? lstm_forward_task : gru_forward_task)(p, index, member, members);
 }
 static void whole_task(void *plan, int64_t index) {
-    layer_plan *p = plan;
-    if (!p->pack_by_task) {
-        work_on_task(p, index, 0, 1);
-        return;
+    layer_plan *p = plan, own;
+    if (p->pack_by_task) {
+        own = plan_of_task(p, index);
+        if (own.call->ids && !own.backward) words_multiply(&own, 0);
+        p = &own;
     }
-    layer_plan own = plan_of_task(p, index);
-    if (own.call->ids && !own.backward) words_multiply(&own, 0);
-    work_on_task(&own, index, 0, 1);
+    work_on_task(p, index, 0, 1);
 }
 static void team_task(void *plan, int64_t member, int64_t members) { work_on_task(plan, 0, member, members); }
 
 static int run(const frnn_call *call, int backward) {
     layer_plan plan;
     if (plan_make(&plan, call, backward)) return -1;
-    if (!plan.pack_by_task) frnn_parallel(plan.threads, weight_pieces(&plan), pack_weights, &plan);
-    if (call->ids && !backward && !plan.pack_by_task)
-        frnn_parallel(plan.threads, word_tasks(&plan), words_multiply, &plan);
+    if (!plan.pack_by_task) {
+        frnn_parallel(plan.threads, weight_pieces(&plan), pack_weights, &plan);
+        if (call->ids && !backward) frnn_parallel(plan.threads, word_tasks(&plan), words_multiply, &plan);
+    }
     if (plan.members > 1)
         frnn_team(plan.members, team_task, &plan);
     else

@@ -74,10 +74,7 @@ static void lstm_forward_task(layer_plan *p, int64_t index, int64_t member, int6
             outputs_after(&k, s, s0, s0 + steps, first, h);
             meet(&k);
         }
-        if (!training && outputs_by_block(p)) {
-            state_copy(&k, k.h_now, h);
-            h = k.h_now;
-        }
+        h = states_carried(&k, h);
     }
     state_store(&k, call->cT, c);
 }

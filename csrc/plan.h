@@ -13,7 +13,8 @@
  *
  * "Slots" are the gates of one row, 4 H numbers: LSTM i, f, c, o; GRU h, z, r, q, where q is U's part of the
  * candidate (reset_after) or r * h (not). In this order W sees slots 0-2 and U slots 1-3 of a GRU as they lie;
- * therefore its W is packed with its columns rotated against Keras' z, r, h.
+ * therefore its W is packed with its columns rotated against Keras' z, r, h. Until they are activated, they and the
+ * words they may begin from are times gate_scale, since forward's packed weights and bias are.
  */
 #ifndef FRNN_PLAN_H
 #define FRNN_PLAN_H
@@ -218,7 +219,7 @@ static void pack_bias(const layer_plan *p) {
         if (p->call->reset_after) row_add(p->bias + H, b + GH, GH);
     }
     for (int slot = 0; slot < 4; slot++) {
-        const REAL scale = p->u_slot ? (slot == 1 || slot == 2 ? gate_scale(3, slot - 1) : 1) : gate_scale(4, slot);
+        const REAL scale = gate_scale(p->gates, p->u_slot ? (slot + 2) % 3 : slot);
         for (int64_t u = 0; u < H; u++) p->bias[slot * H + u] *= scale;
     }
 }
@@ -236,9 +237,9 @@ static void pack_weights(void *plan, int64_t piece) {
     share(H, piece, pieces, &u0, &u1);
     share(I, piece, pieces, &i0, &i1);
     if (!p->backward) {
-        REAL scales[6]; /* from the gate on that comes first */
-        for (int g = 0; g < 6; g++) scales[g] = gate_scale(p->gates, g % p->gates);
-        gates_pack(I, H, p->gates, rotate, p->gates, scales + rotate, W, p->W, u0, u1);
+        REAL scales[4];
+        for (int g = 0; g < p->gates; g++) scales[g] = gate_scale(p->gates, g);
+        gates_pack(I, H, p->gates, rotate, p->gates, scales, W, p->W, u0, u1);
         gates_pack(H, H, p->u_gates, 0, p->gates, scales, U, p->U, u0, u1);
         if (p->u_gates == 2) gemm_pack(H, u1 - u0, U + 2 * H + u0, GH, p->Uc + u0 * H);
         if (piece == 0) pack_bias(p);

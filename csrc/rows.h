@@ -34,10 +34,6 @@ static void state_load(const layer_task *k, REAL *to, const void *from) {
             row_zero(to + b * H + k->u0, k->u1 - k->u0);
     }
 }
-static void state_copy(const layer_task *k, REAL *to, const REAL *from) {
-    const int64_t H = k->plan->H;
-    for (int64_t b = 0; b < k->n; b++) row_copy(to + b * H + k->u0, from + b * H + k->u0, k->u1 - k->u0);
-}
 static void state_store(const layer_task *k, void *to, const REAL *from) {
     const int64_t H = k->plan->H;
     for (int64_t b = 0; to && b < k->n; b++)
@@ -65,8 +61,8 @@ static void outputs_store(const layer_task *k, int64_t s0, int64_t steps, const 
         const REAL *h = after + (first - s0) * nH + b * H + k->u0;
         REAL *y = (REAL *)call->y + output_row(k, b, first) + k->u0;
         int64_t s = first;
-        if (!call->mask && units == LANES)
-            for (; s < end && s < p->T - 1; s++, h += nH, y += apart) vstore(y, vload(h));
+        if (!call->mask) /* then it is a narrow layer, whose rows are vectors or part of one */
+            for (; s < end && s < p->T - 1; s++, h += nH, y += apart) vstore_n(y, vload_n(h, (int)units), (int)units);
         for (; s < end; s++, h += nH, y += apart) {
             if (s == p->T - 1) h = (const REAL *)call->hT + (k->b0 + b) * H + k->u0;
             if (!is_masked(k, b, time_of(p, s)))
@@ -96,6 +92,15 @@ INLINE void outputs_after(const layer_task *k, int64_t s, int64_t s0, int64_t en
     } else if (s + 1 == end) {
         outputs_store(k, s0, end - s0, first + k->n * p->H);
     }
+}
+
+/* Where the next block begins from, after the states at h: those of inference that lie side by side go back to the
+ * start. Such layers have no team, so the rows are whole. */
+INLINE REAL *states_carried(const layer_task *k, REAL *h) {
+    const layer_plan *p = k->plan;
+    if (p->call->reserve || !outputs_by_block(p)) return h;
+    row_copy(k->h_now, h, k->n * p->H);
+    return k->h_now;
 }
 
 /* The gate, in Keras' order, whose dropout mask goes with W's packed gate g. */
