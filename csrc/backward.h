@@ -15,16 +15,16 @@
 #define FOR_GATE_PRODUCTS(k, M, gates, B, slots, n0, n1, row)                                                          \
     do {                                                                                                               \
         const layer_plan *p_ = (k)->plan;                                                                              \
-        const gates_product product_ = {p_->H, p_->H, B};                                                              \
-        REAL pre_[6 * 4 * LANES];                                                                                      \
-        const REAL *from_[6], *A_[6];                                                                                  \
-        for (int r_ = 0; r_ < 6; r_++) from_[r_] = p_->zeros;                                                          \
+        gates_product product_ = {.K = p_->H, .a_stride = p_->H, .packed = B};                                         \
+        REAL pre_[GATE_ROWS * 4 * LANES];                                                                              \
+        const REAL *from_[GATE_ROWS];                                                                                  \
+        for (int r_ = 0; r_ < GATE_ROWS; r_++) from_[r_] = p_->zeros;                                                  \
         for (int64_t n = n0; n < n1; n += LANES) {                                                                     \
             const int left_ = (int)smaller(LANES, n1 - n);                                                             \
             for (int64_t m0_ = 0, rows_; m0_ < M; m0_ += rows_) {                                                      \
                 rows_ = deal_rows(M - m0_, gate_tile_rows(gates));                                                     \
-                for (int64_t r_ = 0; r_ < rows_; r_++) A_[r_] = (slots) + (m0_ + r_) * p_->lds;                        \
-                gates_multiply(gates, &product_, n, (int)rows_, A_, from_, 0, NULL, pre_, 4 * LANES, LANES);           \
+                for (int64_t r_ = 0; r_ < rows_; r_++) product_.A[r_] = (slots) + (m0_ + r_) * p_->lds;                \
+                gates_multiply(gates, NULL, &product_, n, (int)rows_, from_, 0, NULL, pre_, 4 * LANES, LANES);         \
                 for (int64_t r_ = 0; r_ < rows_; r_++) row(m0_ + r_, n, left_, pre_ + r_ * 4 * LANES);                 \
             }                                                                                                          \
         }                                                                                                              \
@@ -40,13 +40,18 @@ INLINE void gates_sum(REAL *to, const REAL *pre, int gates, const REAL *mask, in
 
 /* The owned units' dh += dslots U^T for U's gates, but for the candidate of a GRU with reset before; each under its
  * recurrent dropout mask. */
-static void dstates_multiply(const layer_task *k, const REAL *dslots) {
+static void dstates_multiply(const layer_task *k, int64_t s, const REAL *dslots) {
     const layer_plan *p = k->plan;
     const int64_t H = p->H, mask_stride = p->B * H;
     const REAL *u_slots = dslots + p->u_slot;
     if (!p->h_masked) {
-        gemm_packed(k->n, k->u1 - k->u0, p->u_gates * H, u_slots, p->lds, p->Ut + k->u0 * p->GH, p->GH, 0,
-                    rows_apart(k->dh + k->u0, H), NULL);
+        /* two panels at a time, every other step from the last to the first: see FOR_TILE_ROWS */
+        const int64_t pairs = (k->u1 - k->u0 + 4 * LANES - 1) / (4 * LANES);
+        for (int64_t v = 0; v < pairs; v++) {
+            const int64_t u = k->u0 + (s & 1 ? pairs - 1 - v : v) * 4 * LANES;
+            gemm_packed(k->n, smaller(4 * LANES, k->u1 - u), p->u_gates * H, u_slots, p->lds, p->Ut + u * p->GH, p->GH,
+                        0, rows_apart(k->dh + u, H), NULL);
+        }
         return;
     }
 #define ROW(b, u, part, pre)                                                                                           \
@@ -102,13 +107,12 @@ static void weights_accumulate(const layer_task *k, int64_t s0, int64_t M, int64
     const layer_plan *p = k->plan;
     const int64_t H = p->H, GH = p->GH;
     const REAL *zeros = s0 + p->block >= p->T ? p->zeros : NULL;
-    if (k->members == 1) {
-        gemm_transposed(M, gates * H, rows, A, dslots + slot * H, p->lds, C + column * H, GH, zeros);
-        return;
-    }
-    for (int g = 0; g < gates; g++)
-        gemm_transposed(M, k->u1 - k->u0, rows, A, dslots + (slot + g) * H + k->u0, p->lds,
-                        C + (column + g) * H + k->u0, GH, zeros);
+    const int64_t runs = k->members == 1 ? 1 : gates, N = k->members == 1 ? gates * H : k->u1 - k->u0;
+    dslots += slot * H + k->u0, C += column * H + k->u0;
+    if (worth_packing(M) && rows > 0) /* without rows there is nothing to begin from zeros */
+        gemm_transposed_packing(M, N, rows, A, dslots, p->lds, C, GH, runs, H, zeros, k->packing);
+    else
+        for (int64_t r = 0; r < runs; r++) gemm_transposed(M, N, rows, A, dslots + r * H, p->lds, C + r * H, GH, zeros);
 }
 
 /* What a block adds to dW; dinputs_multiply has located its inputs. */

@@ -1,13 +1,12 @@
 /* The matrix products that a recurrent layer needs, on row-major matrices, accumulating in registers.
  *
- *   gates_multiply:   C[M,g] = start + A[M,K] B[K,g]     for one vector of units of all gates at once, B packed
  *   gemm_packed:      C[M,N] = start + A[M,K] B[K,N]     B packed once per call, for weights
- *   gemm_transposed:  C[M,N] = start + A[K,M]^T B[K,N]   both as they lie, for weight gradients
+ *   gemm_transposed:  C[M,N] = start + A[K,M]^T B[K,N]   both as they lie, or packed on the way, for weight gradients
  *
  * A tile's accumulators, one row of B and one broadcast element of A fill the register file. Every element of C is one
  * chain of fused multiply-adds over k in order, or the sum of two, over even and odd k, where a strip of gemm_packed is
  * one vector wide; whatever tile it falls in. So a result depends neither on the number of rows in a call nor on how
- * rows and columns are split over threads.
+ * rows and columns are split over threads. gates.h has the product for all gates of some units, of such tiles too.
  */
 #ifndef FRNN_GEMM_H
 #define FRNN_GEMM_H
@@ -25,9 +24,6 @@ INLINE int tile_rows(const int vectors) { return vectors == 1 ? TILE_ROWS : ACCU
  * one sequence takes a seventh longer with 8 units). Where 12 rows leave registers for a second chain, it costs
  * nothing. */
 INLINE int tile_chains(const int vectors) { return vectors == 1 && ACCUMULATORS == 2 * TILE_ROWS ? 2 : 1; }
-/* Of the products for all gates at once; with 3 gates 8 rows would fit, but 6 need no more loads than the ports give,
- * and 8 rows of states a power of two apart would be all that the ways of a cache's set can hold. */
-INLINE int gate_tile_rows(const int gates) { return REGISTERS == 32 ? 6 : 12 / gates; }
 /* How many of `left` rows the next tile takes: tiles are dealt out so that none is left with one or two rows, too few
  * chains in flight. */
 INLINE int64_t deal_rows(int64_t left, int64_t most) {
@@ -98,46 +94,6 @@ static void gemm_pack(int64_t K, int64_t N, const REAL *RESTRICT B, int64_t ldb,
     }
 }
 
-/* Weights (K, all * H) for gates_multiply, the first `gates` of `all` in an order that begins with `first`: [vector of
- * units][k][gate][lane], units beyond H zero, each gate times its scale, of `all`. Packs `vectors`, a constant, side by
- * side, from unit u on, each of `part` units. */
-INLINE void gates_pack_vectors(const int vectors, int64_t K, int64_t H, int gates, int first, int all,
-                               const REAL *scales, const REAL *RESTRICT B, REAL *RESTRICT packed, int64_t u,
-                               const int part) {
-    REAL *to = packed + u * K * gates;
-    for (int64_t k = 0; k < K; k++)
-        for (int g = 0; g < gates; g++, to += LANES) {
-            const int gate = (g + first) % all;
-            const REAL *from = B + (k * all + gate) * H + u;
-            UNROLL
-            for (int v = 0; v < vectors; v++)
-                vstore(to + v * K * gates * LANES, vload_n(from + v * LANES, part) * vset(scales[gate]));
-        }
-}
-
-/* Packs units [u0, u1), u0 being a multiple of LANES. Four vectors side by side where a share has as many: from memory
- * that comes faster, in longer runs (1024 units: forward a twentieth shorter); two cost more than they bring. */
-static void gates_pack(int64_t K, int64_t H, int gates, int first, int all, const REAL *scales, const REAL *RESTRICT B,
-                       REAL *RESTRICT packed, int64_t u0, int64_t u1) {
-    for (; u0 + 4 * LANES <= u1; u0 += 4 * LANES)
-        gates_pack_vectors(4, K, H, gates, first, all, scales, B, packed, u0, LANES);
-    for (; u0 < u1; u0 += LANES)
-        gates_pack_vectors(1, K, H, gates, first, all, scales, B, packed, u0, (int)(u1 - u0 < LANES ? u1 - u0 : LANES));
-}
-
-/* The transposes of weights' (N, H) blocks of columns, one for each gate, for gates_multiply: [vector of n][k][gate]
- * [lane], k being a gate's unit. Packs n of [n0, n1), n0 being a multiple of LANES. */
-static void gates_pack_transposed(int64_t H, int gates, int first, int all, const REAL *RESTRICT B,
-                                  REAL *RESTRICT packed, int64_t n0, int64_t n1) {
-    for (int64_t n = n0; n < n1; n += LANES) {
-        REAL *to = packed + n * H * gates;
-        for (int64_t k = 0; k < H; k++)
-            for (int g = 0; g < gates; g++, to += LANES)
-                for (int lane = 0; lane < LANES; lane++)
-                    to[lane] = n + lane < n1 ? B[(n + lane) * all * H + (g + first) % all * H + k] : 0;
-    }
-}
-
 /* -- tiles ----------------------------------------------------------------------------------------------------------
  */
 
@@ -154,14 +110,24 @@ INLINE REAL *row_of(matrix A, int64_t r) { return (A.rows ? A.rows[r] : A.first 
 INLINE matrix rows_apart(const REAL *first, int64_t stride) { return (matrix){(REAL *)first, stride, NULL, 0}; }
 INLINE matrix rows_given(REAL *const *rows) { return (matrix){NULL, 0, rows, 0}; }
 
-/* acc[c] += A[:,k+c] B[k+c,:] of one tile for `chains` c; the constants are tile_multiply's. */
+/* How many k ahead the lines of B are fetched, where they come from further than the first-level cache: multiply-adds
+ * that wait fill what a processor looks ahead with before it comes to them. With AVX-512, where a vector is a line,
+ * training is 1 to 2 % faster with 128 to 512 units. */
+enum { TILE_AHEAD = 8 };
+
+/* acc[c] += A[:,k+c] B[k+c,:] of one tile for `chains` c; the constants are tile_multiply's. Vector v of B adds to
+ * vector v + turn of acc, of so many in a circle. */
 INLINE void tile_turn(const int rows, const int vectors, const int transposed, const int per_vector, const int chains,
-                      int64_t k, matrix A, int64_t a_stride, const REAL *B, int64_t ldb, vreal acc[2][TILE_ROWS][4]) {
+                      int64_t k, matrix A, int64_t a_stride, const REAL *B, int64_t ldb, const int ahead,
+                      const int turn, const int circle, vreal acc[2][TILE_ROWS][4]) {
     vreal b[2][4];
     UNROLL
     for (int c = 0; c < chains; c++) {
         UNROLL
-        for (int v = 0; v < vectors; v++) b[c][v] = vload(B + (k + c) * ldb + v * LANES);
+        for (int v = 0; v < vectors; v++) {
+            b[c][v] = vload(B + (k + c) * ldb + v * LANES);
+            if (ahead) __builtin_prefetch(B + (k + c + TILE_AHEAD) * ldb + v * LANES);
+        }
     }
     UNROLL
     for (int r = 0; r < rows; r++) {
@@ -169,93 +135,38 @@ INLINE void tile_turn(const int rows, const int vectors, const int transposed, c
         for (int c = 0; c < chains; c++) {
             const REAL *a = transposed ? row_of(A, k + c) + r : row_of(A, r) + k + c;
             UNROLL
-            for (int v = 0; v < vectors; v++)
-                acc[c][r][v] = vfma(vset(per_vector ? a[v * a_stride] : *a), b[c][v], acc[c][r][v]);
+            for (int v = 0; v < vectors; v++) {
+                vreal *const to = &acc[c][r][(v + turn) % circle];
+                *to = vfma(vset(per_vector ? a[v * a_stride] : *a), b[c][v], *to);
+            }
         }
     }
 }
 
-/* One tile, in whole vectors: C = start + A B. `rows`, `vectors`, `transposed`, `per_vector` and `chains` are constants
- * wherever this is inlined. A's rows are the tile's, or, transposed, its k; with per_vector each vector has an A of its
- * own, a_stride after the one before. Row r starts from from[r], vector v from v * from_stride after it; but the last
- * vector of all rows from `last` where that is given. C's vectors are c_stride apart. */
-INLINE void tile_multiply(const int rows, const int vectors, const int transposed, const int per_vector,
-                          const int chains, int64_t K, matrix A, int64_t a_stride, const REAL *B, int64_t ldb,
-                          const REAL *const *from, int64_t from_stride, const REAL *last, matrix C, int64_t c_stride) {
+/* One tile, in whole vectors: C = start + A B. `rows`, `vectors`, `transposed` and `chains` are constants wherever this
+ * is inlined. A's rows are the tile's, or, transposed, its k. Row r starts from from[r]. */
+INLINE void tile_multiply(const int rows, const int vectors, const int transposed, const int chains, int64_t K,
+                          matrix A, const REAL *B, int64_t ldb, const REAL *const *from, matrix C) {
+    const int ahead = VECTOR_BYTES == 64 && !transposed && rows > 2;
     vreal acc[2][TILE_ROWS][4];
     UNROLL
     for (int r = 0; r < rows; r++) {
         UNROLL
         for (int v = 0; v < vectors; v++) {
-            acc[0][r][v] = vload(v == vectors - 1 && last ? last : from[r] + v * from_stride);
+            acc[0][r][v] = vload(from[r] + v * LANES);
             acc[1][r][v] = vset(0);
         }
     }
     int64_t k = 0;
     for (; k + chains <= K; k += chains)
-        tile_turn(rows, vectors, transposed, per_vector, chains, k, A, a_stride, B, ldb, acc);
-    if (chains > 1 && k < K) tile_turn(rows, vectors, transposed, per_vector, 1, k, A, a_stride, B, ldb, acc);
+        tile_turn(rows, vectors, transposed, 0, chains, k, A, 0, B, ldb, ahead, 0, 4, acc);
+    if (chains > 1 && k < K) tile_turn(rows, vectors, transposed, 0, 1, k, A, 0, B, ldb, ahead, 0, 4, acc);
     UNROLL
     for (int r = 0; r < rows; r++) {
         UNROLL
         for (int v = 0; v < vectors; v++)
-            vstore(row_of(C, r) + v * c_stride, chains > 1 ? acc[0][r][v] + acc[1][r][v] : acc[0][r][v]);
+            vstore(row_of(C, r) + v * LANES, chains > 1 ? acc[0][r][v] + acc[1][r][v] : acc[0][r][v]);
     }
-}
-
-/* -- all gates of one vector of units -------------------------------------------------------------------------------
- */
-
-/* The weights, packed by gates_pack; a row of A, given by its beginning, is a_stride further on for each next gate, the
- * same for all where that is zero. */
-typedef struct {
-    int64_t K, a_stride;
-    const REAL *packed;
-} gates_product;
-
-#define GATES_CASE(n)                                                                                                  \
-    case n:                                                                                                            \
-        if (n <= gate_tile_rows(gates))                                                                                \
-            tile_multiply(n, gates, 0, per_gate, 1, p->K, rows_given((REAL *const *)A), p->a_stride, B, gates *LANES,  \
-                          from, from_stride, last, rows_apart(C, ldc), c_stride);                                      \
-        break;
-
-/* One tile: `rows` rows, at most gate_tile_rows(gates), of the units from u on. */
-INLINE void gates_tile(const int gates, const int per_gate, const gates_product *p, int64_t u, int rows,
-                       const REAL *const *A, const REAL *const *from, int64_t from_stride, const REAL *last, REAL *C,
-                       int64_t ldc, int64_t c_stride) {
-    const REAL *B = p->packed + u * p->K * gates;
-    switch (rows) {
-        GATES_CASE(1)
-        GATES_CASE(2)
-        GATES_CASE(3)
-        GATES_CASE(4)
-        GATES_CASE(5)
-        GATES_CASE(6)
-    }
-}
-
-NOINLINE void gates_multiply(int gates, const gates_product *p, int64_t u, int rows, const REAL *const *A,
-                             const REAL *const *from, int64_t from_stride, const REAL *last, REAL *C, int64_t ldc,
-                             int64_t c_stride) {
-#define GATES_TILE(gates, per_gate)                                                                                    \
-    gates_tile(gates, per_gate, p, u, rows, A, from, from_stride, last, C, ldc, c_stride)
-    if (p->a_stride) {
-        if (gates == 4)
-            GATES_TILE(4, 1);
-        else if (gates == 3)
-            GATES_TILE(3, 1);
-        else
-            GATES_TILE(2, 1);
-    } else {
-        if (gates == 4)
-            GATES_TILE(4, 0);
-        else if (gates == 3)
-            GATES_TILE(3, 0);
-        else
-            GATES_TILE(2, 0);
-    }
-#undef GATES_TILE
 }
 
 /* -- whole matrices -------------------------------------------------------------------------------------------------
@@ -264,27 +175,31 @@ NOINLINE void gates_multiply(int gates, const gates_product *p, int64_t u, int r
 #define TILE_CASE(n)                                                                                                   \
     case n:                                                                                                            \
         if (n <= tile_rows(vectors))                                                                                   \
-            tile_multiply(n, vectors, transposed, 0, transposed ? 1 : tile_chains(vectors), K, A, 0, B, ldb, from,     \
-                          LANES, NULL, C_tile, LANES);                                                                 \
+            tile_multiply(n, vectors, transposed, transposed ? 1 : tile_chains(vectors), K, A, B, ldb, from, C_tile);  \
         break;
 
-/* A strip of C, M x (up to 2 vectors), tile by tile: start + A B, or A^T B if `transposed`. At the matrix' edge, where
- * only some of the vectors' columns are real, a tile goes through memory of its own; B must be readable in whole
- * vectors. */
-INLINE void strip_multiply(const int vectors, const int transposed, int64_t M, int64_t K, matrix A, const REAL *B,
+/* What a strip's A is: rows like C's; or, transposed, rows of k, as they lie or packed by tiles_pack. */
+enum { A_ROWS, A_COLUMNS, A_TILES };
+
+/* A strip of C, M x (up to 2 vectors), tile by tile: start + A B, or A^T B. At the matrix' edge, where only some of the
+ * vectors' columns are real, a tile goes through memory of its own; B must be readable in whole vectors. */
+INLINE void strip_multiply(const int vectors, const int lies, int64_t M, int64_t K, matrix A, const REAL *B,
                            int64_t ldb, int64_t columns, matrix C, const REAL *zeros) {
-    const int edge = columns < vectors * LANES;
+    const int edge = columns < vectors * LANES, transposed = lies != A_ROWS;
     REAL own[TILE_ROWS * 2 * LANES], *to[TILE_ROWS];
     const REAL *from[TILE_ROWS];
     const matrix C_tile = {NULL, 0, to, 0};
     if (edge) memset(own, 0, sizeof own);
     for (int64_t m = 0, rows; m < M; m += rows) {
-        rows = deal_rows(M - m, tile_rows(vectors));
+        rows = deal_rows(M - m, tile_rows(lies == A_TILES ? 2 : vectors));
         for (int64_t r = 0; r < rows; r++) {
             to[r] = edge ? own + r * vectors * LANES : row_of(C, m + r);
             from[r] = zeros ? zeros : to[r];
             if (edge && !zeros) memcpy(to[r], row_of(C, m + r), (size_t)columns * sizeof(REAL));
+            /* C may have to come from far away: the product gives it time */
+            for (int v = 0; !edge && v < vectors; v++) __builtin_prefetch(to[r] + v * LANES, 1);
         }
+        if (lies == A_TILES) A.stride = rows;
         switch (rows) {
             TILE_CASE(1)
             TILE_CASE(2)
@@ -300,23 +215,40 @@ INLINE void strip_multiply(const int vectors, const int transposed, int64_t M, i
             TILE_CASE(12)
         }
         for (int64_t r = 0; edge && r < rows; r++) memcpy(row_of(C, m + r), to[r], (size_t)columns * sizeof(REAL));
-        if (transposed)
+        if (lies == A_COLUMNS)
             A.column += rows;
         else
-            A.first += rows * A.stride;
+            A.first += rows * (lies == A_TILES ? K : A.stride);
     }
+}
+
+/* A single row by two whole panels side by side, `apart` from each other: by one alone it waits for its multiply-adds
+ * (backward of one sequence takes a tenth longer with 128 units, a fifth with 64). */
+INLINE void row_multiply_panels(int64_t K, const REAL *A, const REAL *B, int64_t apart, REAL *C, const REAL *zeros) {
+    vreal acc[4];
+    UNROLL
+    for (int v = 0; v < 4; v++) acc[v] = vload(zeros ? zeros : C + v * LANES);
+    for (int64_t k = 0; k < K; k++, B += 2 * LANES) {
+        UNROLL
+        for (int v = 0; v < 4; v++) acc[v] = vfma(vset(A[k]), vload(B + v / 2 * apart + v % 2 * LANES), acc[v]);
+    }
+    UNROLL
+    for (int v = 0; v < 4; v++) vstore(C + v * LANES, acc[v]);
 }
 
 /* B is rows [k0, k0 + K) of a packed matrix of packed_K rows; C = A B where `zeros`, two vectors of them, is given,
  * else C += A B. */
 NOINLINE void gemm_packed(int64_t M, int64_t N, int64_t K, const REAL *A, int64_t lda, const REAL *packed,
                           int64_t packed_K, int64_t k0, matrix C, const REAL *zeros) {
-    for (int64_t n = 0; n < N; n += 2 * LANES, C.column += 2 * LANES) {
+    int64_t n = 0;
+    for (; M == 1 && N - n >= 4 * LANES; n += 4 * LANES, C.column += 4 * LANES)
+        row_multiply_panels(K, A, packed + n * packed_K + k0 * 2 * LANES, 2 * LANES * packed_K, row_of(C, 0), zeros);
+    for (; n < N; n += 2 * LANES, C.column += 2 * LANES) {
         const REAL *panel = packed + n * packed_K;
         if (N - n > LANES)
-            strip_multiply(2, 0, M, K, rows_apart(A, lda), panel + k0 * 2 * LANES, 2 * LANES, N - n, C, zeros);
+            strip_multiply(2, A_ROWS, M, K, rows_apart(A, lda), panel + k0 * 2 * LANES, 2 * LANES, N - n, C, zeros);
         else
-            strip_multiply(1, 0, M, K, rows_apart(A, lda), panel + k0 * LANES, LANES, N - n, C, zeros);
+            strip_multiply(1, A_ROWS, M, K, rows_apart(A, lda), panel + k0 * LANES, LANES, N - n, C, zeros);
     }
 }
 
@@ -328,13 +260,72 @@ NOINLINE void gemm_transposed(int64_t M, int64_t N, int64_t K, matrix A, const R
         const matrix to = rows_apart(C + n, ldc), apart = {A.first, A.stride, NULL, A.column};
         /* where a row begins must not be a question within the loops */
         if (A.rows && N - n > LANES)
-            strip_multiply(2, 1, M, K, A, B + n, ldb, N - n, to, zeros);
+            strip_multiply(2, A_COLUMNS, M, K, A, B + n, ldb, N - n, to, zeros);
         else if (A.rows)
-            strip_multiply(1, 1, M, K, A, B + n, ldb, N - n, to, zeros);
+            strip_multiply(1, A_COLUMNS, M, K, A, B + n, ldb, N - n, to, zeros);
         else if (N - n > LANES)
-            strip_multiply(2, 1, M, K, apart, B + n, ldb, N - n, to, zeros);
+            strip_multiply(2, A_COLUMNS, M, K, apart, B + n, ldb, N - n, to, zeros);
         else
-            strip_multiply(1, 1, M, K, apart, B + n, ldb, N - n, to, zeros);
+            strip_multiply(1, A_COLUMNS, M, K, apart, B + n, ldb, N - n, to, zeros);
+    }
+}
+
+/* -- the same, packed on the way ------------------------------------------------------------------------------------
+ * Rows of A and B lie far apart, so where there are many columns no cache holds a panel of them as it lies. So many
+ * rows and columns of A are packed at a time, and panels of so many rows of B, half of a first-level cache. For few
+ * columns a panel is read as it lies: packing it takes what it brings. */
+enum { PACKED_ROWS = 24576 / (2 * VECTOR_BYTES), PACKED_COLUMNS = 240, PANEL_COLUMNS = 64 };
+/* Where a row of A is no more than a line of cache, packing gains nothing. */
+INLINE int worth_packing(int64_t M) { return M > 64 / (int64_t)sizeof(REAL); }
+/* The memory it takes. */
+INLINE int64_t packing_reals(int64_t M) {
+    if (!worth_packing(M)) return 0;
+    return PACKED_ROWS * ((M < PACKED_COLUMNS ? M : PACKED_COLUMNS) + 2 * LANES);
+}
+
+/* M columns of A's K rows to [tile][k][column of the tile], for strips of either width; a tile has four columns at
+ * least. */
+static void tiles_pack(int64_t M, int64_t K, matrix A, REAL *to) {
+    for (int64_t m = 0, columns; m < M; m += columns) {
+        columns = deal_rows(M - m, tile_rows(2));
+        for (int64_t k = 0; k < K; k++, to += columns) {
+            const REAL *from = row_of(A, k) + m;
+            __builtin_prefetch(from + 2 * TILE_ROWS); /* of the next tiles */
+            for (int64_t c = 0; c + 4 <= columns; c += 4) *(v4 *)(to + c) = *(const v4 *)(from + c);
+            *(v4 *)(to + columns - 4) = *(const v4 *)(from + columns - 4);
+        }
+    }
+}
+
+/* gemm_transposed for `runs` times N columns, which are `run` apart in both B and C. */
+static void gemm_transposed_packing(int64_t M, int64_t N, int64_t K, matrix A, const REAL *B, int64_t ldb, REAL *C,
+                                    int64_t ldc, int64_t runs, int64_t run, const REAL *zeros, REAL *memory) {
+    REAL *tiles = memory + PACKED_ROWS * 2 * LANES;
+    for (int64_t k = 0, rows; k < K; k += rows, B += rows * ldb) {
+        rows = deal_rows(K - k, PACKED_ROWS);
+        for (int64_t m = 0, columns; m < M; m += columns) {
+            columns = deal_rows(M - m, PACKED_COLUMNS);
+            tiles_pack(columns, rows,
+                       (matrix){A.first + k * A.stride, A.stride, A.rows ? A.rows + k : NULL, A.column + m}, tiles);
+            for (int64_t r = 0; r < runs; r++)
+                for (int64_t n = 0; n < N; n += 2 * LANES) {
+                    const int vectors = N - n > LANES ? 2 : 1;
+                    const REAL *panel = B + r * run + n;
+                    int64_t apart = ldb;
+                    if (columns > PANEL_COLUMNS) {
+                        apart = vectors * LANES;
+                        for (int64_t q = 0; q < rows; q++)
+                            for (int v = 0; v < vectors; v++)
+                                vstore(memory + q * apart + v * LANES, vload(panel + q * ldb + v * LANES));
+                        panel = memory;
+                    }
+                    const matrix to = rows_apart(C + m * ldc + r * run + n, ldc), packed = rows_apart(tiles, 0);
+                    if (vectors == 2)
+                        strip_multiply(2, A_TILES, columns, rows, packed, panel, apart, N - n, to, k ? NULL : zeros);
+                    else
+                        strip_multiply(1, A_TILES, columns, rows, packed, panel, apart, N - n, to, k ? NULL : zeros);
+                }
+        }
     }
 }
 

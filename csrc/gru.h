@@ -63,10 +63,10 @@ INLINE const REAL *candidate_mask(const layer_task *k, int64_t b, int64_t u) {
     return p->h_masked ? state_mask(k, b, 2) + u : NULL;
 }
 
-static void gru_step(const layer_task *k, int64_t s, REAL *slots, const REAL *h_before, REAL *h) {
+static void gru_step(const layer_task *k, int64_t s, const REAL *begun, REAL *slots, const REAL *h_before, REAL *h) {
     const layer_plan *p = k->plan;
-    const int64_t H = p->H, S = p->S, time = time_of(p, s);
     const int training = p->call->reserve != NULL;
+    const int64_t H = p->H, S = training ? p->S : p->lds, time = time_of(p, s);
     if (p->call->reset_after) {
 #define GATES(b, u, part, pre, source) gru_unit_gates(pre, source, training ? slots + (b) * S + u : NULL, H, part)
 #define OUTPUT(b, u, part, pre)                                                                                        \
@@ -74,7 +74,7 @@ static void gru_step(const layer_task *k, int64_t s, REAL *slots, const REAL *h_
                 gru_unit_output(pre, training ? slots + (b) * S + u : NULL, h_before + (b) * H + u, h + (b) * H + u,   \
                                 output_now(k, b, s, u), is_masked(k, b, time), part),                                  \
                 part)
-        FOR_TILE_ROWS(k, s, h_before, slots, p->bias + 3 * H, GATES, OUTPUT);
+        FOR_TILE_ROWS(k, s, h_before, begun, GATES, OUTPUT);
 #undef GATES
 #undef OUTPUT
         return;
@@ -82,7 +82,7 @@ static void gru_step(const layer_task *k, int64_t s, REAL *slots, const REAL *h_
 #define RESET(b, u, part, pre, source)                                                                                 \
     gru_unit_reset(pre, source, slots + (b) * S + u, H, h_before + (b) * H + u, candidate_mask(k, b, u), part)
 #define NOTHING(b, u, part, pre) ((void)0)
-    FOR_TILE_ROWS(k, s, h_before, slots, NULL, RESET, NOTHING);
+    FOR_TILE_ROWS(k, s, h_before, begun, RESET, NOTHING);
 #undef RESET
 #undef NOTHING
     meet(k);
@@ -116,11 +116,11 @@ static void gru_forward_task(layer_plan *p, int64_t index, int64_t member, int64
     meet(&k);
     for (int64_t s0 = 0; s0 < p->T; s0 += p->block) {
         const int64_t steps = smaller(p->block, p->T - s0);
-        REAL *slots = training ? k.slots + s0 * k.n * p->S : k.slots_block, *first = h;
-        inputs_multiply(&k, s0, steps, slots);
-        for (int64_t s = s0; s < s0 + steps; s++, slots += k.n * p->S) {
+        REAL *begun = k.slots_block, *first = h;
+        inputs_multiply(&k, s0, steps);
+        for (int64_t s = s0; s < s0 + steps; s++, begun += k.n * p->lds) {
             REAL *after = states_after(&k, s, h);
-            gru_step(&k, s, slots, h, after);
+            gru_step(&k, s, begun, training ? k.slots + s * k.n * p->S : begun, h, after);
             h = after;
             outputs_after(&k, s, s0, s0 + steps, first, h);
             meet(&k);
@@ -180,7 +180,7 @@ static void gru_step_back(const layer_task *k, int64_t s, REAL *dslots) {
 #undef UNIT
     }
     meet(k);
-    dstates_multiply(k, dslots);
+    dstates_multiply(k, s, dslots);
 }
 
 static void gru_backward_task(layer_plan *p, int64_t index, int64_t member, int64_t members) {

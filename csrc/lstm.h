@@ -35,8 +35,8 @@ INLINE vreal lstm_unit_output(const REAL *pre, const REAL *h_before, REAL *h, RE
     return out;
 }
 
-static void lstm_step(const layer_task *k, int64_t s, REAL *slots, const REAL *h_before, const REAL *c_before, REAL *h,
-                      REAL *c) {
+static void lstm_step(const layer_task *k, int64_t s, const REAL *begun, REAL *slots, const REAL *h_before,
+                      const REAL *c_before, REAL *h, REAL *c) {
     const int64_t H = k->plan->H, S = k->plan->S, time = time_of(k->plan, s);
     const int training = k->plan->call->reserve != NULL;
 #define CELL(b, u, part, pre, source)                                                                                  \
@@ -47,7 +47,7 @@ static void lstm_step(const layer_task *k, int64_t s, REAL *slots, const REAL *h
                 lstm_unit_output(pre, h_before + (b) * H + u, h + (b) * H + u, output_now(k, b, s, u),                 \
                                  is_masked(k, b, time), part),                                                         \
                 part)
-    FOR_TILE_ROWS(k, s, h_before, slots, NULL, CELL, OUTPUT);
+    FOR_TILE_ROWS(k, s, h_before, begun, CELL, OUTPUT);
 #undef CELL
 #undef OUTPUT
 }
@@ -64,12 +64,12 @@ static void lstm_forward_task(layer_plan *p, int64_t index, int64_t member, int6
     meet(&k);
     for (int64_t s0 = 0; s0 < p->T; s0 += p->block) {
         const int64_t steps = smaller(p->block, p->T - s0);
-        REAL *slots = training ? k.slots + s0 * k.n * p->S : k.slots_block, *first = h;
-        inputs_multiply(&k, s0, steps, slots);
-        for (int64_t s = s0; s < s0 + steps; s++, slots += k.n * p->S) {
+        REAL *begun = k.slots_block, *slots = k.slots + s0 * k.n * p->S, *first = h;
+        inputs_multiply(&k, s0, steps);
+        for (int64_t s = s0; s < s0 + steps; s++, begun += k.n * p->lds, slots += k.n * p->S) {
             REAL *after = states_after(&k, s, h), *c_before = c;
             if (training) c += nH;
-            lstm_step(&k, s, slots, h, c_before, after, c);
+            lstm_step(&k, s, begun, slots, h, c_before, after, c);
             h = after;
             outputs_after(&k, s, s0, s0 + steps, first, h);
             meet(&k);
@@ -109,7 +109,7 @@ static void lstm_step_back(const layer_task *k, int64_t s, REAL *dslots) {
     FOR_UNITS(k, time_of(k->plan, s), UNIT);
 #undef UNIT
     meet(k);
-    dstates_multiply(k, dslots);
+    dstates_multiply(k, s, dslots);
 }
 
 static void lstm_backward_task(layer_plan *p, int64_t index, int64_t member, int64_t members) {

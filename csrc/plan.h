@@ -8,8 +8,9 @@
  * chain of operations.
  *
  * A block is as many time steps as keep the block's inputs and gates in the second-level cache, or as give the products
- * over a block enough rows. Its inputs are taken time-major (rows t, b), under
- * their dropout masks; the products with W run over a whole block, only those with U are done step by step.
+ * over a block enough rows. The products with W run over a whole block, rows (t, b), only those with U are done step by
+ * step; but forward's with W come with U's where a step has rows enough and the weights of both are in the first-level
+ * cache.
  *
  * "Slots" are the gates of one row, 4 H numbers: LSTM i, f, c, o; GRU h, z, r, q, where q is U's part of the
  * candidate (reset_after) or r * h (not). In this order W sees slots 0-2 and U slots 1-3 of a GRU as they lie;
@@ -20,6 +21,7 @@
 #define FRNN_PLAN_H
 
 #include "fastrnn.h"
+#include "gates.h"
 #include "gemm.h"
 #include "scratch.h"
 #include "simd.h"
@@ -35,8 +37,12 @@ enum {
     MAX_TASKS = 16,
     TEAM_REALS = 1 << 18,          /* weights from here on are worked on by a team, */
     TEAM_FEW_ROWS_REALS = 1 << 16, /* or from here on if there are fewer rows than two tasks need */
-    SMALL_WORK = 1 << 19,          /* multiply-adds below which other threads cost more than they help */
-    FEW_WEIGHTS = 1 << 12,         /* up to which a task packs them for itself */
+    BY_STEP_REALS = 1 << 14, /* weights up to which both fit into the first-level cache, a vector of units at a time, */
+    ROWS_BY_STEP = 12,       /* and a task's rows from which on they are worth reading for a step */
+    LARGE_REALS = 1 << 20,   /* weights whose gradients are worth fewer rounds than blocks of that size */
+    FAR_REALS = 1 << 19,     /* of weights that a thread has, from which on they are not all in its caches */
+    SMALL_WORK = 1 << 19,    /* multiply-adds below which other threads cost more than they help */
+    FEW_WEIGHTS = 1 << 12,   /* up to which a task packs them for itself */
 };
 
 /* Large enough that a small vocabulary, as one task, needs no other thread. */
@@ -52,14 +58,16 @@ typedef struct {
     int64_t u_slot;        /* the first slot that U sees; W sees slots from 0 on */
     int64_t tasks, rows;   /* rows per task; the last task may have fewer */
     int64_t block;         /* time steps per block */
-    int64_t ldx, lds;      /* between rows of x_block and of a backward slots_block: never a power of two */
+    int64_t ldx, lds;      /* between rows of x_block and of slots_block: never a power of two */
     int x_groups;          /* how many dropout masks an input has: one (or none), or one per gate */
+    int far;               /* the weights that a thread reads at each step do not fit into its second-level cache */
+    int w_by_step;         /* W's product comes with U's, step by step: no slots to be written before and read again */
     int gathered;          /* inputs are brought together in x_block */
     int64_t x_group_reals; /* what the inputs of a block take under one of them */
     int h_masked;
     int pack_by_task;         /* each task packs the weights for itself */
     int64_t threads, members; /* at most so many may work; on one task */
-    frnn_barrier barrier;
+    frnn_flag *flags;         /* of the members, where they meet */
     /* shared by the tasks */
     REAL *memory, *W, *U, *Uc, *Wt, *Ut, *Wg, *Ug, *bias;
     REAL *words; /* with token ids: (V, GH), the slots that each word's rows begin from */
@@ -68,6 +76,7 @@ typedef struct {
     int64_t per_task;
     REAL *x_block, *slots_block, *h_block, *h_now, *c_now, *dh, *dc, *dy_carry, *row, *dW, *dU, *db;
     REAL *dwords;      /* with token ids: (V, GH), the gradients of the slots that W sees, summed per word */
+    REAL *packing;     /* (members, packing_reals), for weight gradients */
     REAL **x_rows;     /* (members, 2, block * rows), where a block's rows begin in x, and in dx, */
     int64_t row_reals; /* and what one member's take */
 } layer_plan;
@@ -75,15 +84,15 @@ typedef struct {
 /* One member's view of one task. */
 typedef struct {
     layer_plan *plan;
-    int64_t members;
+    int64_t member, members;
     int64_t b0, n;                  /* first row of the batch, number of rows */
     int64_t u0, u1, i0, i1;         /* the units, and the inputs, that this member owns */
-    REAL *x_block, *slots_block;    /* (x_groups or 1, block, n, ldx); (block, n, S) or (block, n, lds) */
+    REAL *x_block, *slots_block;    /* (x_groups or 1, block, n, ldx), (block, n, lds) */
     REAL *h_block;                  /* states under recurrent dropout: (2 or 1, u_gates, 1 or block, n, H) */
     REAL *h_now, *c_now;            /* inference's states: (1 + block or 2, n, H), (n, H) */
     REAL *dh, *dc, *dy_carry, *row; /* (n, H) */
     REAL *dW, *dU, *db;             /* (I, GH), (H, GH) in Keras' order, (S) in the order of the slots */
-    REAL *dwords;
+    REAL *dwords, *packing;
     REAL **x_rows, **dx_rows;
     REAL *slots, *h, *c; /* the reserve's: (T, n, S), (T, n, H) before each step, (T + 1, n, H) */
 } layer_task;
@@ -155,6 +164,7 @@ static int64_t lay_out(layer_plan *p, REAL *m) {
     const int training = p->call->reserve != NULL, masked = p->call->mask != NULL, alone = p->tasks == 1;
     const int64_t V = p->call->ids ? p->call->V : 0;
     int64_t at = 0;
+    p->flags = (frnn_flag *)take(m, &at, p->members * (int64_t)(sizeof(frnn_flag) / sizeof(REAL)));
     p->bias = take(m, &at, S + 2 * LANES);
     if (p->backward) {
         /* under dropout masks of each gate, the gates' parts are products of their own */
@@ -176,10 +186,7 @@ static int64_t lay_out(layer_plan *p, REAL *m) {
     p->row_reals = (pointers + 15) / 16 * 16;
     p->x_rows = (REAL **)take(m, &at, p->row_reals * p->members);
     /* products read beyond the last row */
-    p->slots_block = take(m, &at,
-                          p->backward ? block_rows * p->lds + 2 * LANES
-                          : training  ? 0
-                                      : block_rows * S + 2 * LANES);
+    p->slots_block = take(m, &at, block_rows * p->lds + 2 * LANES);
     p->h_block = take(m, &at, p->h_masked ? (p->backward ? block_rows : 2 * p->rows) * p->u_gates * H : 0);
     if (p->backward) {
         p->row = take(m, &at, p->rows * H);
@@ -189,6 +196,7 @@ static int64_t lay_out(layer_plan *p, REAL *m) {
         p->dW = take(m, &at, alone ? 0 : I * GH);
         p->dU = take(m, &at, alone ? 0 : H * GH);
         p->db = take(m, &at, S);
+        p->packing = take(m, &at, p->members * packing_reals(larger(I, H)));
         p->dwords = take(m, &at, V ? V * GH + 2 * LANES : 0);
     } else {
         p->h_now = take(m, &at, training ? 0 : (outputs_by_block(p) ? 1 + p->block : 2) * p->rows * H);
@@ -277,21 +285,22 @@ static int plan_make(layer_plan *p, const frnn_call *call, int backward) {
     const int64_t tasks = larger(smaller((p->B + 31) / 32, MAX_TASKS), smaller(2, p->B / MIN_ROWS));
     p->rows = team ? p->B : (p->B + larger(tasks, 1) - 1) / larger(tasks, 1);
     p->tasks = (p->B + p->rows - 1) / p->rows;
-    const int64_t least = backward || team ? BLOCK_ROWS : BLOCK_ROWS / 4;
+    const int64_t least = backward ? (weights >= LARGE_REALS ? 5 * BLOCK_ROWS / 3 : BLOCK_ROWS) : BLOCK_ROWS / 3;
     p->block = larger(BLOCK_REALS / (p->rows * (p->I + p->S)), least / p->rows);
     p->block = deal_rows(p->T, larger(1, smaller(p->T, p->block)));
-    /* Where they lie, inputs of a block are as far apart as sequences are long: no matter to forward, which reads a row
-     * at a time, but to the products for dW, which read a line of cache of each, if there is more than one. */
-    p->gathered = call->x_masks || (backward && p->I > 64 / (int64_t)sizeof(REAL));
+    p->gathered = call->x_masks > 0;
+    p->w_by_step = !call->ids && p->rows >= ROWS_BY_STEP && weights <= BY_STEP_REALS;
     p->x_group_reals = p->block * p->rows * p->ldx;
     p->threads = work < SMALL_WORK ? 1 : frnn_get_threads();
     p->members = team ? smaller(p->threads, (p->H + 2 * LANES - 1) / (2 * LANES)) : 1;
+    p->far = weights / p->members >= FAR_REALS && p->B >= 2 * MIN_ROWS;
     p->pack_by_task =
         p->tasks > 1 && weights <= FEW_WEIGHTS && (!call->ids || (call->V <= WORDS_PER_TASK && p->tasks <= p->threads));
     const int64_t size = lay_out(p, NULL);
     p->memory = frnn_scratch_take((size_t)size * sizeof(REAL));
     if (!p->memory) return -1;
     lay_out(p, p->memory);
+    memset(p->flags, 0, (size_t)p->members * sizeof(frnn_flag));
     return 0;
 }
 
@@ -309,7 +318,7 @@ static layer_plan plan_of_task(const layer_plan *plan, int64_t index) {
 
 static layer_task task_make(layer_plan *p, int64_t index, int64_t member, int64_t members) {
     const int64_t b0 = index * p->rows, n = smaller(p->rows, p->B - b0), off = index * p->per_task;
-    layer_task k = {.plan = p, .members = members, .b0 = b0, .n = n};
+    layer_task k = {.plan = p, .member = member, .members = members, .b0 = b0, .n = n};
     share(p->H, member, members, &k.u0, &k.u1);
     share(p->I, member, members, &k.i0, &k.i1);
     k.x_block = p->x_block + off, k.slots_block = p->slots_block + off, k.h_block = p->h_block + off;
@@ -319,6 +328,7 @@ static layer_task task_make(layer_plan *p, int64_t index, int64_t member, int64_
         k.row = p->row + off, k.dh = p->dh + off, k.dc = p->dc + off, k.dy_carry = p->dy_carry + off;
         k.dW = p->tasks == 1 ? p->call->dW : p->dW + off, k.dU = p->tasks == 1 ? p->call->dU : p->dU + off;
         k.db = p->db + off, k.dwords = p->dwords + off;
+        k.packing = p->packing + off + member * packing_reals(larger(p->I, p->H));
     } else {
         k.h_now = p->h_now + off, k.c_now = p->c_now + off;
     }
@@ -334,7 +344,7 @@ static int64_t word_tasks(const layer_plan *p) { return (p->call->V + WORDS_PER_
 
 /* Where all members of a task meet: what each wrote before is there for all after. */
 INLINE void meet(const layer_task *k) {
-    if (k->members > 1) frnn_barrier_wait(&k->plan->barrier, (int)k->members);
+    if (k->members > 1) frnn_meet(k->plan->flags, k->member, k->members);
 }
 
 #endif

@@ -45,6 +45,7 @@ static void restore_denormals(fp_state before) { (void)before; }
 
 #define MAX_WORKERS 255
 #define SPIN_NANOSECONDS 500000
+#define EAGER_SPINS 200
 #define BARRIER_SPINS 4000
 
 typedef struct {
@@ -211,20 +212,17 @@ void frnn_parallel(int64_t most, int64_t tasks, void (*task)(void *context, int6
     fork_join(most, 0, work_off, &list);
 }
 
-void frnn_barrier_wait(frnn_barrier *barrier, int members) {
-    const unsigned round = atomic_load(&barrier->rounds);
-    if (atomic_fetch_add(&barrier->waiting, 1) == members - 1) {
-        atomic_store(&barrier->waiting, 0);
-        atomic_fetch_add(&barrier->rounds, 1);
-        return;
-    }
-    for (int k = 0; atomic_load(&barrier->rounds) == round; k++) {
-        /* with more threads than cores, the others may be waiting for this one's */
-        if (k < BARRIER_SPINS)
-            RELAX();
-        else
-            sched_yield();
-    }
+void frnn_meet(frnn_flag *flags, int64_t member, int64_t members) {
+    const unsigned round = atomic_load_explicit(&flags[member].rounds, memory_order_relaxed) + 1;
+    atomic_store_explicit(&flags[member].rounds, round, memory_order_release);
+    for (int64_t k = 0; k < members; k++)
+        for (int spins = 0; (int)(atomic_load_explicit(&flags[k].rounds, memory_order_acquire) - round) < 0; spins++)
+            /* To pause may take 140 cycles, which is half of a meeting; but who comes late may share the core. With
+             * more threads than cores, the others may be waiting for this one's. */
+            if (spins > BARRIER_SPINS)
+                sched_yield();
+            else if (spins > EAGER_SPINS)
+                RELAX();
 }
 
 void frnn_set_threads(int32_t threads) {

@@ -14,12 +14,12 @@ void frnn_team(int64_t most, void (*work)(void *context, int64_t member, int64_t
  * other. */
 void frnn_parallel(int64_t most, int64_t tasks, void (*task)(void *context, int64_t index), void *context);
 
-/* Where the members of a team wait for each other; all zero to begin with. */
+/* Where the members of a team wait for each other: how often each of them has come here, all zero to begin with. Every
+ * count has a line of cache of its own, which one member writes and the others read. */
 typedef struct {
-    atomic_int waiting;
-    atomic_uint rounds;
-} frnn_barrier;
+    _Alignas(64) atomic_uint rounds;
+} frnn_flag;
 
-void frnn_barrier_wait(frnn_barrier *barrier, int members);
+void frnn_meet(frnn_flag *flags, int64_t member, int64_t members);
 
 #endif

@@ -1,0 +1,172 @@
+/* The products for all gates of one vector of units at once, C[M,g] = start + A[M,K] B[K,g], on tiles like gemm.h's, in
+ * one order of summation too; and how weights are packed for them. A tile may sum W's product and U's.
+ */
+#ifndef FRNN_GATES_H
+#define FRNN_GATES_H
+
+#include "gemm.h"
+#include "simd.h"
+
+#include <stdint.h>
+
+/* The most rows of a tile of so many vectors, and of any. With 3 vectors 8 rows would fit, but 6 need no more loads
+ * than the ports give, and 8 rows of states a power of two apart would be all that the ways of a cache's set can hold.
+ */
+enum { GATE_ROWS = 6 };
+INLINE int gate_tile_rows(const int vectors) { return REGISTERS == 32 ? GATE_ROWS : ACCUMULATORS / vectors; }
+
+/* -- packing --------------------------------------------------------------------------------------------------------
+ */
+
+/* Weights (K, all * H) for gates_multiply, the first `gates` of `all` in an order that begins with `first`: [vector of
+ * units][k][gate][lane], units beyond H zero, each gate times its scale, of `all`. Packs `vectors`, a constant, side by
+ * side, from unit u on, each of `part` units. */
+INLINE void gates_pack_vectors(const int vectors, int64_t K, int64_t H, int gates, int first, int all,
+                               const REAL *scales, const REAL *RESTRICT B, REAL *RESTRICT packed, int64_t u,
+                               const int part) {
+    REAL *to = packed + u * K * gates;
+    for (int64_t k = 0; k < K; k++)
+        for (int g = 0; g < gates; g++, to += LANES) {
+            const int gate = (g + first) % all;
+            const REAL *from = B + (k * all + gate) * H + u;
+            UNROLL
+            for (int v = 0; v < vectors; v++)
+                vstore(to + v * K * gates * LANES, vload_n(from + v * LANES, part) * vset(scales[gate]));
+        }
+}
+
+/* Packs units [u0, u1), u0 being a multiple of LANES. Four vectors side by side where a share has as many: from memory
+ * that comes faster, in longer runs (1024 units: forward a twentieth shorter); two cost more than they bring. */
+static void gates_pack(int64_t K, int64_t H, int gates, int first, int all, const REAL *scales, const REAL *RESTRICT B,
+                       REAL *RESTRICT packed, int64_t u0, int64_t u1) {
+    for (; u0 + 4 * LANES <= u1; u0 += 4 * LANES)
+        gates_pack_vectors(4, K, H, gates, first, all, scales, B, packed, u0, LANES);
+    for (; u0 < u1; u0 += LANES)
+        gates_pack_vectors(1, K, H, gates, first, all, scales, B, packed, u0, (int)(u1 - u0 < LANES ? u1 - u0 : LANES));
+}
+
+/* The transposes of weights' (N, H) blocks of columns, one for each gate, for gates_multiply: [vector of n][k][gate]
+ * [lane], k being a gate's unit. Packs n of [n0, n1), n0 being a multiple of LANES. */
+static void gates_pack_transposed(int64_t H, int gates, int first, int all, const REAL *RESTRICT B,
+                                  REAL *RESTRICT packed, int64_t n0, int64_t n1) {
+    for (int64_t n = n0; n < n1; n += LANES) {
+        REAL *to = packed + n * H * gates;
+        for (int64_t k = 0; k < H; k++)
+            for (int g = 0; g < gates; g++, to += LANES)
+                for (int lane = 0; lane < LANES; lane++)
+                    to[lane] = n + lane < n1 ? B[(n + lane) * all * H + (g + first) % all * H + k] : 0;
+    }
+}
+
+/* -- tiles ----------------------------------------------------------------------------------------------------------
+ */
+
+/* One of two products that are summed: the weights, packed by gates_pack, and the rows of A for a tile. Each next
+ * gate's row is a_stride further on, the same for all where that is zero. What each tile has fetched into the
+ * second-level cache meanwhile begins at `next` and is `next_step` bytes further on with each k, nothing where that is
+ * zero. */
+typedef struct {
+    int64_t K, a_stride;
+    const REAL *packed;
+    const char *next;
+    int64_t next_step;
+    const REAL *A[GATE_ROWS];
+} gates_product;
+
+/* Has units `next` fetched by so many tiles that take part in the same product before; by none: nothing. */
+INLINE void gates_fetch(gates_product *p, int gates, int64_t next, int64_t tiles) {
+    p->next = (const char *)(p->packed + (tiles ? next * p->K * gates : 0));
+    p->next_step = tiles ? gates * VECTOR_BYTES / tiles : 0;
+}
+
+/* acc += A B of one product, whose gates begin at vector `turn` of acc. */
+INLINE void gates_add(const int rows, const int gates, const int per_gate, const int far, const int turn,
+                      const int circle, const gates_product *p, int64_t u, vreal acc[2][TILE_ROWS][4]) {
+    const REAL *B = p->packed + u * p->K * gates;
+    const matrix A = rows_given((REAL *const *)p->A);
+    for (int64_t k = 0; k < p->K; k++) {
+        if (far) __builtin_prefetch(p->next + k * p->next_step, 0, 2);
+        tile_turn(rows, gates, 0, per_gate, 1, k, A, p->a_stride, B, gates * LANES, 0, turn, circle, acc);
+    }
+}
+
+/* One tile of so many vectors: C = start + W's product + U's, of the units from u on. U's gates are the first vectors;
+ * W sees all, in LSTM's order, and in a GRU's the last one first. Row r starts from from[r], vector v from v *
+ * from_stride after it; but the last vector of all rows from `last` where that is given. C's vectors are c_stride
+ * apart. */
+INLINE void gates_tile(const int rows, const int vectors, const int w_gates, const int u_gates, const int w_per_gate,
+                       const int u_per_gate, const int far, const gates_product *W, const gates_product *U, int64_t u,
+                       const REAL *const *from, int64_t from_stride, const REAL *last, REAL *C, int64_t ldc,
+                       int64_t c_stride) {
+    vreal acc[2][TILE_ROWS][4];
+    UNROLL
+    for (int r = 0; r < rows; r++) {
+        UNROLL
+        for (int v = 0; v < vectors; v++)
+            acc[0][r][v] = vload(v == vectors - 1 && last ? last : from[r] + v * from_stride);
+    }
+    if (w_gates) gates_add(rows, w_gates, w_per_gate, 0, w_gates == 4 ? 0 : vectors - 1, vectors, W, u, acc);
+    gates_add(rows, u_gates, u_per_gate, far, 0, vectors, U, u, acc);
+    UNROLL
+    for (int r = 0; r < rows; r++) {
+        UNROLL
+        for (int v = 0; v < vectors; v++) vstore(C + r * ldc + v * c_stride, acc[0][r][v]);
+    }
+}
+
+#define GATES_CASE(n)                                                                                                  \
+    case n:                                                                                                            \
+        if (n <= gate_tile_rows(vectors))                                                                              \
+            gates_tile(n, vectors, w_gates, u_gates, w_per_gate, u_per_gate, far, W, U, u, from, from_stride, last, C, \
+                       ldc, c_stride);                                                                                 \
+        break;
+
+INLINE void gates_tiles(const int vectors, const int w_gates, const int u_gates, const int w_per_gate,
+                        const int u_per_gate, const int far, const gates_product *W, const gates_product *U, int64_t u,
+                        int rows, const REAL *const *from, int64_t from_stride, const REAL *last, REAL *C, int64_t ldc,
+                        int64_t c_stride) {
+    switch (rows) {
+        GATES_CASE(1)
+        GATES_CASE(2)
+        GATES_CASE(3)
+        GATES_CASE(4)
+        GATES_CASE(5)
+        GATES_CASE(6)
+    }
+}
+
+/* One tile: `rows` rows, at most gate_tile_rows of the number of vectors. Of U's gates alone, or, where W is given, of
+ * W's too: with those of a GRU, for which there is one more vector then. */
+NOINLINE void gates_multiply(int gates, const gates_product *W, const gates_product *U, int64_t u, int rows,
+                             const REAL *const *from, int64_t from_stride, const REAL *last, REAL *C, int64_t ldc,
+                             int64_t c_stride) {
+#define GATES_TILES(vectors, w_gates, u_gates)                                                                         \
+    do {                                                                                                               \
+        if (w_gates && W->a_stride)                                                                                    \
+            gates_tiles(vectors, w_gates, u_gates, 1, 1, 0, W, U, u, rows, from, from_stride, last, C, ldc, c_stride); \
+        else if (U->a_stride)                                                                                          \
+            gates_tiles(vectors, w_gates, u_gates, 0, 1, 0, W, U, u, rows, from, from_stride, last, C, ldc, c_stride); \
+        else if (!w_gates && U->next_step)                                                                             \
+            gates_tiles(vectors, w_gates, u_gates, 0, 0, 1, W, U, u, rows, from, from_stride, last, C, ldc, c_stride); \
+        else                                                                                                           \
+            gates_tiles(vectors, w_gates, u_gates, 0, 0, 0, W, U, u, rows, from, from_stride, last, C, ldc, c_stride); \
+    } while (0)
+    if (W) {
+        if (gates == 4)
+            GATES_TILES(4, 4, 4);
+        else if (gates == 3)
+            GATES_TILES(4, 3, 3);
+        else
+            GATES_TILES(3, 3, 2);
+    } else {
+        if (gates == 4)
+            GATES_TILES(4, 0, 4);
+        else if (gates == 3)
+            GATES_TILES(3, 0, 3);
+        else
+            GATES_TILES(2, 0, 2);
+    }
+#undef GATES_TILES
+}
+
+#endif
