@@ -181,6 +181,7 @@ def test_orthogonal(shape, rng):
 @pytest.mark.parametrize("name", ["glorot_uniform", "orthogonal", "uniform", "zeros", "ones"])
 def test_initial_values_are_spread_as_keras(keras, name, rng):
     shape = (30, 80)
+    keras.utils.set_random_seed(1)  # of 2400 numbers the largest may be anywhere
     theirs = keras.initializers.get(name)(shape).numpy()
     mine = initializers.get(name)(shape, rng)
     assert mine.dtype == np.float64
