@@ -86,7 +86,7 @@ static void dinputs_multiply(const layer_task *k, int64_t s0, int64_t steps, con
         row_multiply(row_of(dx, m), row_of(dx, m), input_mask(k, m % k->n, 0) + k->i0, N);
 }
 
-/* With token ids: what a block adds to the words' gradients, from which dx and dW come in the end. */
+/* By word: what a block adds to the words' gradients, from which dx and dW come in the end. */
 static void words_accumulate(const layer_task *k, int64_t s0, int64_t steps, const REAL *dslots) {
     const layer_plan *p = k->plan;
     const int64_t H = p->H, units = k->u1 - k->u0;
@@ -115,8 +115,15 @@ static void weights_accumulate(const layer_task *k, int64_t s0, int64_t M, int64
         for (int64_t r = 0; r < runs; r++) gemm_transposed(M, N, rows, A, dslots + r * H, p->lds, C + r * H, GH, zeros);
 }
 
+/* With token ids, but not by word: what a block adds to the table's gradient. */
+static void dtable_accumulate(const layer_task *k, int64_t s0, int64_t steps) {
+    for (int64_t s = s0, m = 0; s < s0 + steps; s++)
+        for (int64_t b = 0; b < k->n; b++, m++)
+            row_add(k->dtable + word_of(k, b, s) * k->plan->I + k->i0, k->dx_rows[m] + k->i0, k->i1 - k->i0);
+}
+
 /* What a block adds to dW; dinputs_multiply has located its inputs. */
-static void dinputs_accumulate(const layer_task *k, int64_t s0, int64_t steps, const REAL *dslots) {
+static void dweights_accumulate(const layer_task *k, int64_t s0, int64_t steps, const REAL *dslots) {
     const layer_plan *p = k->plan;
     const int64_t M = steps * k->n;
     matrix x = rows_given(k->x_rows);
@@ -134,6 +141,18 @@ static void dinputs_accumulate(const layer_task *k, int64_t s0, int64_t steps, c
     } else {
         weights_accumulate(k, s0, p->I, M, x, dslots, 0, 4, k->dW, 0);
     }
+}
+
+/* All that a block gives for inputs and W: dx, or the table's gradient, and dW. */
+static void inputs_back(const layer_task *k, int64_t s0, int64_t steps, const REAL *dslots) {
+    const layer_plan *p = k->plan;
+    if (p->by_word) {
+        words_accumulate(k, s0, steps, dslots);
+        return;
+    }
+    dinputs_multiply(k, s0, steps, dslots);
+    if (p->call->ids) dtable_accumulate(k, s0, steps);
+    dweights_accumulate(k, s0, steps, dslots);
 }
 
 /* What a block adds to dU, but for the candidate of a GRU with reset before: h is (steps, n, H), the states before each
@@ -197,7 +216,10 @@ static void backward_begin(const layer_task *k) {
     state_load(k, k->dh, p->call->dhT);
     state_load(k, k->dc, p->call->dcT);
     if (p->call->mask) state_load(k, k->dy_carry, NULL);
-    if (p->call->ids) words_clear(k);
+    if (p->by_word)
+        words_clear(k);
+    else if (p->call->ids)
+        for (int64_t v = 0; v < p->call->V; v++) row_zero(k->dtable + v * p->I + k->i0, k->i1 - k->i0);
     for (int s = 0; s < 4; s++) row_zero(k->db + s * p->H + k->u0, k->u1 - k->u0);
 }
 
@@ -299,8 +321,10 @@ static void words_gradients(layer_plan *p) {
 /* Some rows of the sums over tasks, of which there are several: one alone has written to the call's arrays. */
 static void weight_gradients(void *plan, int64_t piece) {
     const layer_plan *p = plan;
-    const int64_t I = p->I, H = p->H, pieces = weight_pieces(p);
-    if (!p->call->ids) partials_reduce(p, p->dW, p->GH, p->call->dW, I * piece / pieces, I * (piece + 1) / pieces);
+    const int64_t I = p->I, H = p->H, V = p->call->V, pieces = weight_pieces(p);
+    if (!p->by_word) partials_reduce(p, p->dW, p->GH, p->call->dW, I * piece / pieces, I * (piece + 1) / pieces);
+    if (!p->by_word && p->call->ids)
+        partials_reduce(p, p->dtable, I, p->call->dx, V * piece / pieces, V * (piece + 1) / pieces);
     partials_reduce(p, p->dU, p->GH, p->call->dU, H * piece / pieces, H * (piece + 1) / pieces);
 }
 

@@ -50,8 +50,9 @@ typedef struct {
 /* The number of REALs that a training forward keeps. */
 int64_t frnn_reserve_size(const frnn_call *call);
 
-/* 0, or -1 where memory ran out; then the outputs are undefined. Token ids must be in [0, V), and come without dropout
- * masks of the input: then the product with W is done once per word. */
+/* 0, or -1 where memory ran out; then the outputs are undefined. Token ids must be in [0, V). Without
+ * dropout masks of the input, the product with W is done once per word; with them, each task that a call is cut into
+ * has a gradient of the whole table, as it has of weights. */
 int frnn_forward(const frnn_call *call);
 int frnn_backward(const frnn_call *call);
 

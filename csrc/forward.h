@@ -40,10 +40,10 @@ static void words_multiply(void *plan, int64_t index) {
 }
 
 /* Before a block of steps: its inputs under dropout masks, which are read where they lie if there are none, and the
- * product with W, unless that comes with U's, step by step. With token ids it is done already. */
+ * product with W, unless that comes with U's, step by step. By word it is done already. */
 static void inputs_multiply(const layer_task *k, int64_t s0, int64_t steps) {
     const layer_plan *p = k->plan;
-    if (p->call->ids) return;
+    if (p->by_word) return;
     matrix x = rows_given(k->x_rows);
     if (p->gathered) {
         inputs_gather(k, s0, steps);
@@ -60,7 +60,7 @@ static void inputs_multiply(const layer_task *k, int64_t s0, int64_t steps) {
 INLINE const REAL *inputs_seen(const layer_task *k, int64_t b, int64_t s) {
     const layer_plan *p = k->plan;
     if (p->gathered) return k->x_block + (s % p->block * k->n + b) * p->ldx;
-    return (const REAL *)p->call->x + ((k->b0 + b) * p->T + time_of(p, s)) * p->I;
+    return input_row(k, b, s);
 }
 
 /* Whether to have the lines fetched that slots will be kept in, while there is a product to be done before. Where W's
@@ -76,7 +76,7 @@ INLINE void slots_fetch(const layer_task *k, int64_t b, int64_t s, int64_t u) {
 INLINE const REAL *slots_source(const layer_task *k, int64_t b, int64_t s, const REAL *begun) {
     const layer_plan *p = k->plan;
     if (p->w_by_step) return p->bias;
-    return p->call->ids ? p->words + word_of(k, b, s) * p->GH : begun + b * p->lds;
+    return p->by_word ? p->words + word_of(k, b, s) * p->GH : begun + b * p->lds;
 }
 
 /* The states that U sees at step s as it sees them: under the masks of its gates where there are some. */

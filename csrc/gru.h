@@ -190,12 +190,7 @@ static void gru_backward_task(layer_plan *p, int64_t index, int64_t member, int6
     for (int64_t s0 = (blocks - 1) * p->block; s0 >= 0; s0 -= p->block) {
         const int64_t steps = smaller(p->block, p->T - s0);
         for (int64_t s = s0 + steps - 1; s >= s0; s--) gru_step_back(&k, s, k.slots_block + (s - s0) * k.n * p->lds);
-        if (p->call->ids) {
-            words_accumulate(&k, s0, steps, k.slots_block);
-        } else {
-            dinputs_multiply(&k, s0, steps, k.slots_block);
-            dinputs_accumulate(&k, s0, steps, k.slots_block);
-        }
+        inputs_back(&k, s0, steps, k.slots_block);
         dstates_accumulate(&k, s0, steps, k.h + s0 * k.n * H, k.slots_block);
         if (!p->call->reset_after) /* U's candidate part saw q, slot 3, and its gradient is slot 0 */
             weights_accumulate(&k, s0, H, steps * k.n, rows_apart(k.slots + s0 * k.n * p->S + 3 * H, p->S),

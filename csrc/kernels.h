@@ -20,7 +20,7 @@ static void whole_task(void *plan, int64_t index) {
     layer_plan *p = plan, own;
     if (p->pack_by_task) {
         own = plan_of_task(p, index);
-        if (own.call->ids && !own.backward) words_multiply(&own, 0);
+        if (own.by_word && !own.backward) words_multiply(&own, 0);
         p = &own;
     }
     work_on_task(p, index, 0, 1);
@@ -32,13 +32,13 @@ static int run(const frnn_call *call, int backward) {
     if (plan_make(&plan, call, backward)) return -1;
     if (!plan.pack_by_task) {
         frnn_parallel(plan.threads, weight_pieces(&plan), pack_weights, &plan);
-        if (call->ids && !backward) frnn_parallel(plan.threads, word_tasks(&plan), words_multiply, &plan);
+        if (plan.by_word && !backward) frnn_parallel(plan.threads, word_tasks(&plan), words_multiply, &plan);
     }
     if (plan.members > 1)
         frnn_team(plan.members, team_task, &plan);
     else
         frnn_parallel(plan.threads, plan.tasks, whole_task, &plan);
-    if (call->ids && backward) words_gradients(&plan);
+    if (plan.by_word && backward) words_gradients(&plan);
     if (backward) {
         if (plan.tasks > 1) frnn_parallel(plan.threads, weight_pieces(&plan), weight_gradients, &plan);
         bias_gradients(&plan);

@@ -119,12 +119,7 @@ static void lstm_backward_task(layer_plan *p, int64_t index, int64_t member, int
     for (int64_t s0 = (blocks - 1) * p->block; s0 >= 0; s0 -= p->block) {
         const int64_t steps = smaller(p->block, p->T - s0);
         for (int64_t s = s0 + steps - 1; s >= s0; s--) lstm_step_back(&k, s, k.slots_block + (s - s0) * k.n * p->lds);
-        if (p->call->ids) {
-            words_accumulate(&k, s0, steps, k.slots_block);
-        } else {
-            dinputs_multiply(&k, s0, steps, k.slots_block);
-            dinputs_accumulate(&k, s0, steps, k.slots_block);
-        }
+        inputs_back(&k, s0, steps, k.slots_block);
         dstates_accumulate(&k, s0, steps, k.h + s0 * k.n * p->H, k.slots_block);
         dbias_accumulate(&k, steps, k.slots_block);
         meet(&k);

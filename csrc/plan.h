@@ -62,6 +62,7 @@ typedef struct {
     int x_groups;          /* how many dropout masks an input has: one (or none), or one per gate */
     int far;               /* the weights that a thread reads at each step do not fit into its second-level cache */
     int w_by_step;         /* W's product comes with U's, step by step: no slots to be written before and read again */
+    int by_word;           /* with token ids: the product with W is done once per word, not once per row */
     int gathered;          /* inputs are brought together in x_block */
     int64_t x_group_reals; /* what the inputs of a block take under one of them */
     int h_masked;
@@ -70,12 +71,13 @@ typedef struct {
     frnn_flag *flags;         /* of the members, where they meet */
     /* shared by the tasks */
     REAL *memory, *W, *U, *Uc, *Wt, *Ut, *Wg, *Ug, *bias;
-    REAL *words; /* with token ids: (V, GH), the slots that each word's rows begin from */
+    REAL *words; /* by word: (V, GH), the slots that each word's rows begin from */
     REAL *zeros; /* a row to begin products from */
     /* per task, `per_task` apart; the pointers are the first task's */
     int64_t per_task;
     REAL *x_block, *slots_block, *h_block, *h_now, *c_now, *dh, *dc, *dy_carry, *row, *dW, *dU, *db;
-    REAL *dwords;      /* with token ids: (V, GH), the gradients of the slots that W sees, summed per word */
+    REAL *dwords;      /* by word: (V, GH), the gradients of the slots that W sees, summed per word */
+    REAL *dtable;      /* with token ids, but not by word: (V, I), dx */
     REAL *packing;     /* (members, packing_reals), for weight gradients */
     REAL **x_rows;     /* (members, 2, block * rows), where a block's rows begin in x, and in dx, */
     int64_t row_reals; /* and what one member's take */
@@ -92,7 +94,7 @@ typedef struct {
     REAL *h_now, *c_now;            /* inference's states: (1 + block or 2, n, H), (n, H) */
     REAL *dh, *dc, *dy_carry, *row; /* (n, H) */
     REAL *dW, *dU, *db;             /* (I, GH), (H, GH) in Keras' order, (S) in the order of the slots */
-    REAL *dwords, *packing;
+    REAL *dwords, *dtable, *packing;
     REAL **x_rows, **dx_rows;
     REAL *slots, *h, *c; /* the reserve's: (T, n, S), (T, n, H) before each step, (T + 1, n, H) */
 } layer_task;
@@ -162,7 +164,7 @@ static int64_t spread(int64_t n) {
 static int64_t lay_out(layer_plan *p, REAL *m) {
     const int64_t I = p->I, H = p->H, S = p->S, GH = p->GH, block_rows = p->block * p->rows, units = packed_columns(H);
     const int training = p->call->reserve != NULL, masked = p->call->mask != NULL, alone = p->tasks == 1;
-    const int64_t V = p->call->ids ? p->call->V : 0;
+    const int64_t V = p->by_word ? p->call->V : 0;
     int64_t at = 0;
     p->flags = (frnn_flag *)take(m, &at, p->members * (int64_t)(sizeof(frnn_flag) / sizeof(REAL)));
     p->bias = take(m, &at, S + 2 * LANES);
@@ -181,7 +183,7 @@ static int64_t lay_out(layer_plan *p, REAL *m) {
         p->words = take(m, &at, V * GH + 2 * LANES);
     }
     const int64_t shared = p->pack_by_task ? 0 : at;
-    p->x_block = take(m, &at, p->gathered && !V ? p->x_groups * p->x_group_reals : 0);
+    p->x_block = take(m, &at, p->gathered ? p->x_groups * p->x_group_reals : 0);
     const int64_t pointers = V ? 0 : 2 * block_rows * (int64_t)sizeof(REAL *) * 8 / REAL_BITS;
     p->row_reals = (pointers + 15) / 16 * 16;
     p->x_rows = (REAL **)take(m, &at, p->row_reals * p->members);
@@ -198,6 +200,7 @@ static int64_t lay_out(layer_plan *p, REAL *m) {
         p->db = take(m, &at, S);
         p->packing = take(m, &at, p->members * packing_reals(larger(I, H)));
         p->dwords = take(m, &at, V ? V * GH + 2 * LANES : 0);
+        p->dtable = take(m, &at, p->call->ids && !V && !alone ? p->call->V * I : 0);
     } else {
         p->h_now = take(m, &at, training ? 0 : (outputs_by_block(p) ? 1 + p->block : 2) * p->rows * H);
         p->c_now = take(m, &at, training || p->u_slot ? 0 : p->rows * H);
@@ -289,13 +292,14 @@ static int plan_make(layer_plan *p, const frnn_call *call, int backward) {
     p->block = larger(BLOCK_REALS / (p->rows * (p->I + p->S)), least / p->rows);
     p->block = deal_rows(p->T, larger(1, smaller(p->T, p->block)));
     p->gathered = call->x_masks > 0;
-    p->w_by_step = !call->ids && p->rows >= ROWS_BY_STEP && weights <= BY_STEP_REALS;
+    p->by_word = call->ids && !call->x_masks;
+    p->w_by_step = !p->by_word && p->rows >= ROWS_BY_STEP && weights <= BY_STEP_REALS;
     p->x_group_reals = p->block * p->rows * p->ldx;
     p->threads = work < SMALL_WORK ? 1 : frnn_get_threads();
     p->members = team ? smaller(p->threads, (p->H + 2 * LANES - 1) / (2 * LANES)) : 1;
     p->far = weights / p->members >= FAR_REALS && p->B >= 2 * MIN_ROWS;
-    p->pack_by_task =
-        p->tasks > 1 && weights <= FEW_WEIGHTS && (!call->ids || (call->V <= WORDS_PER_TASK && p->tasks <= p->threads));
+    p->pack_by_task = p->tasks > 1 && weights <= FEW_WEIGHTS &&
+                      (!p->by_word || (call->V <= WORDS_PER_TASK && p->tasks <= p->threads));
     const int64_t size = lay_out(p, NULL);
     p->memory = frnn_scratch_take((size_t)size * sizeof(REAL));
     if (!p->memory) return -1;
@@ -328,6 +332,7 @@ static layer_task task_make(layer_plan *p, int64_t index, int64_t member, int64_
         k.row = p->row + off, k.dh = p->dh + off, k.dc = p->dc + off, k.dy_carry = p->dy_carry + off;
         k.dW = p->tasks == 1 ? p->call->dW : p->dW + off, k.dU = p->tasks == 1 ? p->call->dU : p->dU + off;
         k.db = p->db + off, k.dwords = p->dwords + off;
+        k.dtable = p->tasks == 1 ? p->call->dx : p->dtable + off;
         k.packing = p->packing + off + member * packing_reals(larger(p->I, p->H));
     } else {
         k.h_now = p->h_now + off, k.c_now = p->c_now + off;

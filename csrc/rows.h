@@ -118,14 +118,31 @@ INLINE const REAL *state_mask(const layer_task *k, int64_t b, int g) {
     return (const REAL *)call->h_mask + (g * call->B + k->b0 + b) * call->H;
 }
 
-/* x_rows and dx_rows: where the rows of steps [s0, s0 + steps), in the order (step, sample), lie in x and dx. */
+/* Where sample b (of the task) at step s is in the order of x (B, T, I). */
+INLINE int64_t place_of(const layer_task *k, int64_t b, int64_t s) {
+    return (k->b0 + b) * k->plan->T + time_of(k->plan, s);
+}
+/* Its word, with token ids. */
+INLINE int64_t word_of(const layer_task *k, int64_t b, int64_t s) {
+    const frnn_call *call = k->plan->call;
+    const int64_t at = place_of(k, b, s);
+    return call->id_bytes == 4 ? ((const int32_t *)call->ids)[at] : ((const int64_t *)call->ids)[at];
+}
+/* Its inputs. */
+INLINE const REAL *input_row(const layer_task *k, int64_t b, int64_t s) {
+    const frnn_call *call = k->plan->call;
+    return (const REAL *)call->x + (call->ids ? word_of(k, b, s) : place_of(k, b, s)) * call->I;
+}
+
+/* x_rows and dx_rows: where the rows of steps [s0, s0 + steps), in the order (step, sample), lie in x and dx. With
+ * token ids, the gradient of a row is made in x_block, from where it is added to its word's. */
 static void inputs_locate(const layer_task *k, int64_t s0, int64_t steps) {
     const layer_plan *p = k->plan;
     for (int64_t s = s0, m = 0; s < s0 + steps; s++)
         for (int64_t b = 0; b < k->n; b++, m++) {
-            const int64_t at = ((k->b0 + b) * p->T + time_of(p, s)) * p->I;
-            k->x_rows[m] = (REAL *)p->call->x + at;
-            if (p->backward) k->dx_rows[m] = (REAL *)p->call->dx + at;
+            k->x_rows[m] = (REAL *)input_row(k, b, s);
+            if (p->backward)
+                k->dx_rows[m] = p->call->ids ? k->x_block + m * p->ldx : (REAL *)p->call->dx + place_of(k, b, s) * p->I;
         }
 }
 
@@ -134,16 +151,13 @@ static void inputs_locate(const layer_task *k, int64_t s0, int64_t steps) {
  * miss every cache. */
 static void inputs_gather(const layer_task *k, int64_t s0, int64_t steps) {
     const layer_plan *p = k->plan;
-    const int64_t I = p->I, N = k->i1 - k->i0;
+    const int64_t N = k->i1 - k->i0;
     for (int g = 0; g < p->x_groups; g++)
         for (int64_t b = 0; b < k->n; b++) {
-            const REAL *x = (const REAL *)p->call->x + (k->b0 + b) * p->T * I + k->i0, *x_mask = input_mask(k, b, g);
+            const REAL *x_mask = input_mask(k, b, g);
             REAL *row = k->x_block + g * p->x_group_reals + b * p->ldx + k->i0;
             for (int64_t s = s0; s < s0 + steps; s++, row += k->n * p->ldx)
-                if (x_mask)
-                    row_multiply(row, x + time_of(p, s) * I, x_mask + k->i0, N);
-                else
-                    row_copy(row, x + time_of(p, s) * I, N);
+                row_multiply(row, input_row(k, b, s) + k->i0, x_mask + k->i0, N);
         }
 }
 
@@ -166,13 +180,6 @@ static void states_mask(const layer_task *k, int64_t steps, const REAL *h, REAL 
         const int left = (int)(k->u1 - u);
         if (left) state_mask_store(k, b, u, vload_part(h + at, left), to + at, rows * H, left);
     }
-}
-
-/* The word of sample b (of the task) at step s. */
-INLINE int64_t word_of(const layer_task *k, int64_t b, int64_t s) {
-    const layer_plan *p = k->plan;
-    const int64_t at = (k->b0 + b) * p->T + time_of(p, s);
-    return p->call->id_bytes == 4 ? ((const int32_t *)p->call->ids)[at] : ((const int64_t *)p->call->ids)[at];
 }
 
 /* Calls unit(b, u, part) for all owned units u of the task's rows b that are not masked at this time, LANES units at a

@@ -127,15 +127,15 @@ def _check_found(bad: int) -> None:
 MAX_WORD_REALS = 1 << 20
 
 
-def _by_word(call: Call) -> bool:
-    """Whether the kernel takes token ids as they are and does the product with W once per word: where that is less.
+def _takes_ids(call: Call) -> bool:
+    """Whether the kernel takes token ids as they are, and does the product with W once per word: where that is less.
 
-    Dropout of the inputs differs from sample to sample, so then no product can be shared.
+    Under dropout of the inputs, which differs from sample to sample, no product can be shared, and the kernel looks the
+    rows up as it goes.
     """
-    if call.ids is None or call.x_mask is not None:
-        return False
     words = len(call.x)
-    return 2 * words <= call.ids.size and words * call.W.shape[1] <= MAX_WORD_REALS
+    assert call.ids is not None
+    return 2 * words <= call.ids.size and words * max(call.W.shape) <= MAX_WORD_REALS
 
 
 Outputs = tuple[np.ndarray, np.ndarray, np.ndarray | None]
@@ -157,7 +157,7 @@ def _forward(cell: int, call: Call) -> tuple[Outputs, Data | None]:
     x, U = call.x, call.U
     batch, time = x.shape[:2] if call.ids is None else call.ids.shape
     rows = None
-    if call.ids is not None and not _by_word(call):
+    if call.ids is not None and not _takes_ids(call):
         rows = np.empty((batch, time, x.shape[1]), x.dtype)
     c_call = _c_call(cell, call, batch, time)
     _set_inputs(c_call, call, rows)
