@@ -46,11 +46,11 @@ static void dstates_multiply(const layer_task *k, int64_t s, const REAL *dslots)
     const REAL *u_slots = dslots + p->u_slot;
     if (!p->h_masked) {
         /* two panels at a time, every other step from the last to the first: see FOR_TILE_ROWS */
-        const int64_t pairs = (k->u1 - k->u0 + 4 * LANES - 1) / (4 * LANES);
+        const int64_t pairs = (k->u1 - k->u0 + 4 * WIDE_LANES - 1) / (4 * WIDE_LANES);
         for (int64_t v = 0; v < pairs; v++) {
-            const int64_t u = k->u0 + (s & 1 ? pairs - 1 - v : v) * 4 * LANES;
-            gemm_packed(k->n, smaller(4 * LANES, k->u1 - u), p->u_gates * H, u_slots, p->lds, p->Ut + u * p->GH, p->GH,
-                        0, rows_apart(k->dh + u, H), NULL);
+            const int64_t u = k->u0 + (s & 1 ? pairs - 1 - v : v) * 4 * WIDE_LANES;
+            gemm_packed(k->n, smaller(4 * WIDE_LANES, k->u1 - u), p->u_gates * H, u_slots, p->lds, p->Ut + u * p->GH,
+                        p->GH, 0, rows_apart(k->dh + u, H), NULL);
         }
         return;
     }
@@ -305,7 +305,7 @@ static void words_product(const layer_plan *p, int64_t n0, int64_t n1, REAL *C) 
 /* For some columns: dW from the summed dwords, column groups rotated to Keras' order. */
 static void words_weights(void *plan, int64_t index) {
     const layer_plan *p = plan;
-    const int64_t columns = PANELS_PER_TASK * 2 * LANES, GH = p->GH, turn = p->u_slot;
+    const int64_t columns = PANELS_PER_TASK * 2 * WIDE_LANES, GH = p->GH, turn = p->u_slot;
     const int64_t n0 = index * columns, n1 = smaller(n0 + columns, GH), cut = larger(n0, smaller(n1, turn));
     REAL *dW = p->call->dW;
     if (cut > n0) words_product(p, n0, cut, dW + GH - turn + n0);
@@ -314,7 +314,7 @@ static void words_weights(void *plan, int64_t index) {
 
 static void words_gradients(layer_plan *p) {
     frnn_parallel(p->threads, word_tasks(p), words_reduce, p);
-    const int64_t columns = PANELS_PER_TASK * 2 * LANES;
+    const int64_t columns = PANELS_PER_TASK * 2 * WIDE_LANES;
     frnn_parallel(p->threads, (p->GH + columns - 1) / columns, words_weights, p);
 }
 

@@ -79,14 +79,23 @@ INLINE void gates_fetch(gates_product *p, int gates, int64_t next, int64_t tiles
     p->next_step = tiles ? gates * VECTOR_BYTES / tiles : 0;
 }
 
-/* acc += A B of one product, whose gates begin at vector `turn` of acc. */
+/* acc += A B of one product, whose gate g adds to vector g + turn of acc, of so many in a circle. */
 INLINE void gates_add(const int rows, const int gates, const int per_gate, const int far, const int turn,
-                      const int circle, const gates_product *p, int64_t u, vreal acc[2][TILE_ROWS][4]) {
+                      const int vectors, const gates_product *p, int64_t u, vreal acc[GATE_ROWS][4]) {
     const REAL *B = p->packed + u * p->K * gates;
-    const matrix A = rows_given((REAL *const *)p->A);
-    for (int64_t k = 0; k < p->K; k++) {
+    for (int64_t k = 0; k < p->K; k++, B += gates * LANES) {
         if (far) __builtin_prefetch(p->next + k * p->next_step, 0, 2);
-        tile_turn(rows, gates, 0, per_gate, 1, k, A, p->a_stride, B, gates * LANES, 0, turn, circle, acc);
+        vreal b[4];
+        UNROLL
+        for (int g = 0; g < gates; g++) b[g] = vload(B + g * LANES);
+        UNROLL
+        for (int r = 0; r < rows; r++) {
+            UNROLL
+            for (int g = 0; g < gates; g++) {
+                vreal *const sum = &acc[r][(g + turn) % vectors];
+                *sum = vfma(vset(p->A[r][k + (per_gate ? g * p->a_stride : 0)]), b[g], *sum);
+            }
+        }
     }
 }
 
@@ -98,19 +107,19 @@ INLINE void gates_tile(const int rows, const int vectors, const int w_gates, con
                        const int u_per_gate, const int far, const gates_product *W, const gates_product *U, int64_t u,
                        const REAL *const *from, int64_t from_stride, const REAL *last, REAL *C, int64_t ldc,
                        int64_t c_stride) {
-    vreal acc[2][TILE_ROWS][4];
+    vreal acc[GATE_ROWS][4];
     UNROLL
     for (int r = 0; r < rows; r++) {
         UNROLL
         for (int v = 0; v < vectors; v++)
-            acc[0][r][v] = vload(v == vectors - 1 && last ? last : from[r] + v * from_stride);
+            acc[r][v] = vload(v == vectors - 1 && last ? last : from[r] + v * from_stride);
     }
     if (w_gates) gates_add(rows, w_gates, w_per_gate, 0, w_gates == 4 ? 0 : vectors - 1, vectors, W, u, acc);
     gates_add(rows, u_gates, u_per_gate, far, 0, vectors, U, u, acc);
     UNROLL
     for (int r = 0; r < rows; r++) {
         UNROLL
-        for (int v = 0; v < vectors; v++) vstore(C + r * ldc + v * c_stride, acc[0][r][v]);
+        for (int v = 0; v < vectors; v++) vstore(C + r * ldc + v * c_stride, acc[r][v]);
     }
 }
 

@@ -34,9 +34,9 @@ INLINE int64_t deal_rows(int64_t left, int64_t most) {
 /* -- packing --------------------------------------------------------------------------------------------------------
  */
 
-/* A packed matrix: panels of 2 * LANES columns, the last one LANES wide where that is enough, [panel][k][column],
- * columns beyond N zero. */
-INLINE int64_t packed_columns(int64_t N) { return (N + LANES - 1) / LANES * LANES; }
+/* A packed matrix: panels of 2 * WIDE_LANES columns, the last one WIDE_LANES wide where that is enough,
+ * [panel][k][column], columns beyond N zero. */
+INLINE int64_t packed_columns(int64_t N) { return (N + WIDE_LANES - 1) / WIDE_LANES * WIDE_LANES; }
 
 typedef REAL v4 __attribute__((vector_size(4 * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
 typedef REAL_INT v4_int __attribute__((vector_size(4 * sizeof(REAL))));
@@ -63,9 +63,9 @@ INLINE void transpose4(const REAL *from, int64_t from_stride, REAL *to, int64_t 
 static void gemm_pack_transposed(int64_t K, int64_t N, const REAL *RESTRICT B, int64_t ldb, REAL *RESTRICT packed,
                                  int64_t packed_K, int64_t k0) {
     enum { RUN = 64 }; /* so many k side by side are read of each n in turn */
-    for (int64_t n0 = 0; n0 < N; n0 += 2 * LANES) {
+    for (int64_t n0 = 0; n0 < N; n0 += 2 * WIDE_LANES) {
         const int64_t left = packed_columns(N) - n0;
-        const int width = left < 2 * LANES ? LANES : 2 * LANES;
+        const int width = left < 2 * WIDE_LANES ? WIDE_LANES : 2 * WIDE_LANES;
         REAL *to = packed + n0 * packed_K + k0 * width;
         for (int64_t run = 0; run < K; run += RUN) {
             const int64_t end = run + RUN < K ? run + RUN : K;
@@ -85,12 +85,17 @@ static void gemm_pack_transposed(int64_t K, int64_t N, const REAL *RESTRICT B, i
 
 /* B[k,n] is at B[k * ldb + n]: a matrix as it lies. */
 static void gemm_pack(int64_t K, int64_t N, const REAL *RESTRICT B, int64_t ldb, REAL *RESTRICT packed) {
-    for (int64_t n0 = 0; n0 < N; n0 += LANES) {
-        const int64_t panel = n0 / (2 * LANES) * (2 * LANES);
-        const int width = packed_columns(N) - panel < 2 * LANES ? LANES : 2 * LANES;
-        const int part = (int)(N - n0 < LANES ? N - n0 : LANES);
+    for (int64_t n0 = 0; n0 < N; n0 += WIDE_LANES) {
+        const int64_t panel = n0 / (2 * WIDE_LANES) * (2 * WIDE_LANES);
+        const int width = packed_columns(N) - panel < 2 * WIDE_LANES ? WIDE_LANES : 2 * WIDE_LANES;
+        const int part = (int)(N - n0 < WIDE_LANES ? N - n0 : WIDE_LANES);
         REAL *to = packed + panel * K + (n0 - panel);
-        for (int64_t k = 0; k < K; k++) vstore(to + k * width, vload_n(B + k * ldb + n0, part));
+        for (int64_t k = 0; k < K; k++, to += width) {
+            if (part == WIDE_LANES)
+                wstore(to, wload(B + k * ldb + n0, 0), 0);
+            else
+                for (int c = 0; c < WIDE_LANES; c++) to[c] = c < part ? B[k * ldb + n0 + c] : 0;
+        }
     }
 }
 
@@ -115,57 +120,52 @@ INLINE matrix rows_given(REAL *const *rows) { return (matrix){NULL, 0, rows, 0};
  * training is 1 to 2 % faster with 128 to 512 units. */
 enum { TILE_AHEAD = 8 };
 
-/* acc[c] += A[:,k+c] B[k+c,:] of one tile for `chains` c; the constants are tile_multiply's. Vector v of B adds to
- * vector v + turn of acc, of so many in a circle. */
-INLINE void tile_turn(const int rows, const int vectors, const int transposed, const int per_vector, const int chains,
-                      int64_t k, matrix A, int64_t a_stride, const REAL *B, int64_t ldb, const int ahead,
-                      const int turn, const int circle, vreal acc[2][TILE_ROWS][4]) {
-    vreal b[2][4];
+/* acc[c] += A[:,k+c] B[k+c,:] of one tile for `chains` c; the constants are tile_multiply's. */
+INLINE void tile_turn(const int rows, const int vectors, const int half, const int transposed, const int chains,
+                      int64_t k, matrix A, const REAL *B, int64_t ldb, const int ahead, wreal acc[2][TILE_ROWS][2]) {
+    wreal b[2][2];
     UNROLL
     for (int c = 0; c < chains; c++) {
         UNROLL
         for (int v = 0; v < vectors; v++) {
-            b[c][v] = vload(B + (k + c) * ldb + v * LANES);
-            if (ahead) __builtin_prefetch(B + (k + c + TILE_AHEAD) * ldb + v * LANES);
+            b[c][v] = wload(B + (k + c) * ldb + v * WIDE_LANES, half);
+            if (ahead) __builtin_prefetch(B + (k + c + TILE_AHEAD) * ldb + v * WIDE_LANES);
         }
     }
     UNROLL
     for (int r = 0; r < rows; r++) {
         UNROLL
         for (int c = 0; c < chains; c++) {
-            const REAL *a = transposed ? row_of(A, k + c) + r : row_of(A, r) + k + c;
+            const wreal a = wset(transposed ? row_of(A, k + c)[r] : row_of(A, r)[k + c]);
             UNROLL
-            for (int v = 0; v < vectors; v++) {
-                vreal *const to = &acc[c][r][(v + turn) % circle];
-                *to = vfma(vset(per_vector ? a[v * a_stride] : *a), b[c][v], *to);
-            }
+            for (int v = 0; v < vectors; v++) acc[c][r][v] = wfma(a, b[c][v], acc[c][r][v], half);
         }
     }
 }
 
-/* One tile, in whole vectors: C = start + A B. `rows`, `vectors`, `transposed` and `chains` are constants wherever this
- * is inlined. A's rows are the tile's, or, transposed, its k. Row r starts from from[r]. */
-INLINE void tile_multiply(const int rows, const int vectors, const int transposed, const int chains, int64_t K,
-                          matrix A, const REAL *B, int64_t ldb, const REAL *const *from, matrix C) {
-    const int ahead = VECTOR_BYTES == 64 && !transposed && rows > 2;
-    vreal acc[2][TILE_ROWS][4];
+/* One tile, in whole vectors, or one that is half: C = start + A B. `rows`, `vectors`, `half`, `transposed` and
+ * `chains` are constants wherever this is inlined. A's rows are the tile's, or, transposed, its k. Row r starts from
+ * from[r]. */
+INLINE void tile_multiply(const int rows, const int vectors, const int half, const int transposed, const int chains,
+                          int64_t K, matrix A, const REAL *B, int64_t ldb, const REAL *const *from, matrix C) {
+    const int ahead = WIDE_BYTES == 64 && !transposed && rows > 2;
+    wreal acc[2][TILE_ROWS][2];
     UNROLL
     for (int r = 0; r < rows; r++) {
         UNROLL
         for (int v = 0; v < vectors; v++) {
-            acc[0][r][v] = vload(from[r] + v * LANES);
-            acc[1][r][v] = vset(0);
+            acc[0][r][v] = wload(from[r] + v * WIDE_LANES, half);
+            acc[1][r][v] = wset(0);
         }
     }
     int64_t k = 0;
-    for (; k + chains <= K; k += chains)
-        tile_turn(rows, vectors, transposed, 0, chains, k, A, 0, B, ldb, ahead, 0, 4, acc);
-    if (chains > 1 && k < K) tile_turn(rows, vectors, transposed, 0, 1, k, A, 0, B, ldb, ahead, 0, 4, acc);
+    for (; k + chains <= K; k += chains) tile_turn(rows, vectors, half, transposed, chains, k, A, B, ldb, ahead, acc);
+    if (chains > 1 && k < K) tile_turn(rows, vectors, half, transposed, 1, k, A, B, ldb, ahead, acc);
     UNROLL
     for (int r = 0; r < rows; r++) {
         UNROLL
         for (int v = 0; v < vectors; v++)
-            vstore(row_of(C, r) + v * LANES, chains > 1 ? acc[0][r][v] + acc[1][r][v] : acc[0][r][v]);
+            wstore(row_of(C, r) + v * WIDE_LANES, chains > 1 ? acc[0][r][v] + acc[1][r][v] : acc[0][r][v], half);
     }
 }
 
@@ -175,29 +175,31 @@ INLINE void tile_multiply(const int rows, const int vectors, const int transpose
 #define TILE_CASE(n)                                                                                                   \
     case n:                                                                                                            \
         if (n <= tile_rows(vectors))                                                                                   \
-            tile_multiply(n, vectors, transposed, transposed ? 1 : tile_chains(vectors), K, A, B, ldb, from, C_tile);  \
+            tile_multiply(n, vectors, half, transposed, transposed ? 1 : tile_chains(vectors), K, A, B, ldb, from,     \
+                          C_tile);                                                                                     \
         break;
 
 /* What a strip's A is: rows like C's; or, transposed, rows of k, as they lie or packed by tiles_pack. */
 enum { A_ROWS, A_COLUMNS, A_TILES };
 
 /* A strip of C, M x (up to 2 vectors), tile by tile: start + A B, or A^T B. At the matrix' edge, where only some of the
- * vectors' columns are real, a tile goes through memory of its own; B must be readable in whole vectors. */
-INLINE void strip_multiply(const int vectors, const int lies, int64_t M, int64_t K, matrix A, const REAL *B,
-                           int64_t ldb, int64_t columns, matrix C, const REAL *zeros) {
-    const int edge = columns < vectors * LANES, transposed = lies != A_ROWS;
-    REAL own[TILE_ROWS * 2 * LANES], *to[TILE_ROWS];
+ * vectors' columns are real, a tile goes through memory of its own; B must be readable in whole vectors. The only
+ * vector may be half. */
+INLINE void strip_tiles(const int vectors, const int half, const int lies, int64_t M, int64_t K, matrix A,
+                        const REAL *B, int64_t ldb, int64_t columns, matrix C, const REAL *zeros) {
+    const int edge = columns < (half ? WIDE_LANES / 2 : vectors * WIDE_LANES), transposed = lies != A_ROWS;
+    REAL own[TILE_ROWS * 2 * WIDE_LANES], *to[TILE_ROWS];
     const REAL *from[TILE_ROWS];
     const matrix C_tile = {NULL, 0, to, 0};
     if (edge) memset(own, 0, sizeof own);
     for (int64_t m = 0, rows; m < M; m += rows) {
         rows = deal_rows(M - m, tile_rows(lies == A_TILES ? 2 : vectors));
         for (int64_t r = 0; r < rows; r++) {
-            to[r] = edge ? own + r * vectors * LANES : row_of(C, m + r);
+            to[r] = edge ? own + r * vectors * WIDE_LANES : row_of(C, m + r);
             from[r] = zeros ? zeros : to[r];
             if (edge && !zeros) memcpy(to[r], row_of(C, m + r), (size_t)columns * sizeof(REAL));
             /* C may have to come from far away: the product gives it time */
-            for (int v = 0; !edge && v < vectors; v++) __builtin_prefetch(to[r] + v * LANES, 1);
+            for (int v = 0; !edge && v < vectors; v++) __builtin_prefetch(to[r] + v * WIDE_LANES, 1);
         }
         if (lies == A_TILES) A.stride = rows;
         switch (rows) {
@@ -222,18 +224,30 @@ INLINE void strip_multiply(const int vectors, const int lies, int64_t M, int64_t
     }
 }
 
+/* The same, as wide as its columns ask for. */
+INLINE void strip_multiply(const int lies, int64_t M, int64_t K, matrix A, const REAL *B, int64_t ldb, int64_t columns,
+                           matrix C, const REAL *zeros) {
+    if (columns > WIDE_LANES)
+        strip_tiles(2, 0, lies, M, K, A, B, ldb, columns, C, zeros);
+    else if (WIDE_LANES == LANES || columns > LANES)
+        strip_tiles(1, 0, lies, M, K, A, B, ldb, columns, C, zeros);
+    else
+        strip_tiles(1, 1, lies, M, K, A, B, ldb, columns, C, zeros);
+}
+
 /* A single row by two whole panels side by side, `apart` from each other: by one alone it waits for its multiply-adds
  * (backward of one sequence takes a tenth longer with 128 units, a fifth with 64). */
 INLINE void row_multiply_panels(int64_t K, const REAL *A, const REAL *B, int64_t apart, REAL *C, const REAL *zeros) {
-    vreal acc[4];
+    wreal acc[4];
     UNROLL
-    for (int v = 0; v < 4; v++) acc[v] = vload(zeros ? zeros : C + v * LANES);
-    for (int64_t k = 0; k < K; k++, B += 2 * LANES) {
+    for (int v = 0; v < 4; v++) acc[v] = wload(zeros ? zeros : C + v * WIDE_LANES, 0);
+    for (int64_t k = 0; k < K; k++, B += 2 * WIDE_LANES) {
         UNROLL
-        for (int v = 0; v < 4; v++) acc[v] = vfma(vset(A[k]), vload(B + v / 2 * apart + v % 2 * LANES), acc[v]);
+        for (int v = 0; v < 4; v++)
+            acc[v] = wfma(wset(A[k]), wload(B + v / 2 * apart + v % 2 * WIDE_LANES, 0), acc[v], 0);
     }
     UNROLL
-    for (int v = 0; v < 4; v++) vstore(C + v * LANES, acc[v]);
+    for (int v = 0; v < 4; v++) wstore(C + v * WIDE_LANES, acc[v], 0);
 }
 
 /* B is rows [k0, k0 + K) of a packed matrix of packed_K rows; C = A B where `zeros`, two vectors of them, is given,
@@ -241,32 +255,26 @@ INLINE void row_multiply_panels(int64_t K, const REAL *A, const REAL *B, int64_t
 NOINLINE void gemm_packed(int64_t M, int64_t N, int64_t K, const REAL *A, int64_t lda, const REAL *packed,
                           int64_t packed_K, int64_t k0, matrix C, const REAL *zeros) {
     int64_t n = 0;
-    for (; M == 1 && N - n >= 4 * LANES; n += 4 * LANES, C.column += 4 * LANES)
-        row_multiply_panels(K, A, packed + n * packed_K + k0 * 2 * LANES, 2 * LANES * packed_K, row_of(C, 0), zeros);
-    for (; n < N; n += 2 * LANES, C.column += 2 * LANES) {
-        const REAL *panel = packed + n * packed_K;
-        if (N - n > LANES)
-            strip_multiply(2, A_ROWS, M, K, rows_apart(A, lda), panel + k0 * 2 * LANES, 2 * LANES, N - n, C, zeros);
-        else
-            strip_multiply(1, A_ROWS, M, K, rows_apart(A, lda), panel + k0 * LANES, LANES, N - n, C, zeros);
+    for (; M == 1 && N - n >= 4 * WIDE_LANES; n += 4 * WIDE_LANES, C.column += 4 * WIDE_LANES)
+        row_multiply_panels(K, A, packed + n * packed_K + k0 * 2 * WIDE_LANES, 2 * WIDE_LANES * packed_K, row_of(C, 0),
+                            zeros);
+    for (; n < N; n += 2 * WIDE_LANES, C.column += 2 * WIDE_LANES) {
+        const int64_t width = N - n > WIDE_LANES ? 2 * WIDE_LANES : WIDE_LANES;
+        strip_multiply(A_ROWS, M, K, rows_apart(A, lda), packed + n * packed_K + k0 * width, width, N - n, C, zeros);
     }
 }
 
-/* C = A^T B where `zeros` is given, else C += A^T B. B's rows are read in whole vectors: up to 2 * LANES - 1 elements
- * after its last one must be readable. */
+/* C = A^T B where `zeros` is given, else C += A^T B. B's rows are read in whole vectors: up to 2 * WIDE_LANES - 1
+ * elements after its last one must be readable. */
 NOINLINE void gemm_transposed(int64_t M, int64_t N, int64_t K, matrix A, const REAL *B, int64_t ldb, REAL *C,
                               int64_t ldc, const REAL *zeros) {
-    for (int64_t n = 0; n < N; n += 2 * LANES) {
+    for (int64_t n = 0; n < N; n += 2 * WIDE_LANES) {
         const matrix to = rows_apart(C + n, ldc), apart = {A.first, A.stride, NULL, A.column};
         /* where a row begins must not be a question within the loops */
-        if (A.rows && N - n > LANES)
-            strip_multiply(2, A_COLUMNS, M, K, A, B + n, ldb, N - n, to, zeros);
-        else if (A.rows)
-            strip_multiply(1, A_COLUMNS, M, K, A, B + n, ldb, N - n, to, zeros);
-        else if (N - n > LANES)
-            strip_multiply(2, A_COLUMNS, M, K, apart, B + n, ldb, N - n, to, zeros);
+        if (A.rows)
+            strip_multiply(A_COLUMNS, M, K, A, B + n, ldb, N - n, to, zeros);
         else
-            strip_multiply(1, A_COLUMNS, M, K, apart, B + n, ldb, N - n, to, zeros);
+            strip_multiply(A_COLUMNS, M, K, apart, B + n, ldb, N - n, to, zeros);
     }
 }
 
@@ -274,13 +282,13 @@ NOINLINE void gemm_transposed(int64_t M, int64_t N, int64_t K, matrix A, const R
  * Rows of A and B lie far apart, so where there are many columns no cache holds a panel of them as it lies. So many
  * rows and columns of A are packed at a time, and panels of so many rows of B, half of a first-level cache. For few
  * columns a panel is read as it lies: packing it takes what it brings. */
-enum { PACKED_ROWS = 24576 / (2 * VECTOR_BYTES), PACKED_COLUMNS = 240, PANEL_COLUMNS = 64 };
+enum { PACKED_ROWS = 24576 / (2 * WIDE_BYTES), PACKED_COLUMNS = 240, PANEL_COLUMNS = 64 };
 /* Where a row of A is no more than a line of cache, packing gains nothing. */
 INLINE int worth_packing(int64_t M) { return M > 64 / (int64_t)sizeof(REAL); }
 /* The memory it takes. */
 INLINE int64_t packing_reals(int64_t M) {
     if (!worth_packing(M)) return 0;
-    return PACKED_ROWS * ((M < PACKED_COLUMNS ? M : PACKED_COLUMNS) + 2 * LANES);
+    return PACKED_ROWS * ((M < PACKED_COLUMNS ? M : PACKED_COLUMNS) + 2 * WIDE_LANES);
 }
 
 /* M columns of A's K rows to [tile][k][column of the tile], for strips of either width; a tile has four columns at
@@ -300,7 +308,7 @@ static void tiles_pack(int64_t M, int64_t K, matrix A, REAL *to) {
 /* gemm_transposed for `runs` times N columns, which are `run` apart in both B and C. */
 static void gemm_transposed_packing(int64_t M, int64_t N, int64_t K, matrix A, const REAL *B, int64_t ldb, REAL *C,
                                     int64_t ldc, int64_t runs, int64_t run, const REAL *zeros, REAL *memory) {
-    REAL *tiles = memory + PACKED_ROWS * 2 * LANES;
+    REAL *tiles = memory + PACKED_ROWS * 2 * WIDE_LANES;
     for (int64_t k = 0, rows; k < K; k += rows, B += rows * ldb) {
         rows = deal_rows(K - k, PACKED_ROWS);
         for (int64_t m = 0, columns; m < M; m += columns) {
@@ -308,22 +316,20 @@ static void gemm_transposed_packing(int64_t M, int64_t N, int64_t K, matrix A, c
             tiles_pack(columns, rows,
                        (matrix){A.first + k * A.stride, A.stride, A.rows ? A.rows + k : NULL, A.column + m}, tiles);
             for (int64_t r = 0; r < runs; r++)
-                for (int64_t n = 0; n < N; n += 2 * LANES) {
-                    const int vectors = N - n > LANES ? 2 : 1;
+                for (int64_t n = 0; n < N; n += 2 * WIDE_LANES) {
+                    const int vectors = N - n > WIDE_LANES ? 2 : 1;
                     const REAL *panel = B + r * run + n;
                     int64_t apart = ldb;
                     if (columns > PANEL_COLUMNS) {
-                        apart = vectors * LANES;
+                        apart = vectors * WIDE_LANES;
                         for (int64_t q = 0; q < rows; q++)
                             for (int v = 0; v < vectors; v++)
-                                vstore(memory + q * apart + v * LANES, vload(panel + q * ldb + v * LANES));
+                                wstore(memory + q * apart + v * WIDE_LANES, wload(panel + q * ldb + v * WIDE_LANES, 0),
+                                       0);
                         panel = memory;
                     }
                     const matrix to = rows_apart(C + m * ldc + r * run + n, ldc), packed = rows_apart(tiles, 0);
-                    if (vectors == 2)
-                        strip_multiply(2, A_TILES, columns, rows, packed, panel, apart, N - n, to, k ? NULL : zeros);
-                    else
-                        strip_multiply(1, A_TILES, columns, rows, packed, panel, apart, N - n, to, k ? NULL : zeros);
+                    strip_multiply(A_TILES, columns, rows, packed, panel, apart, N - n, to, k ? NULL : zeros);
                 }
         }
     }

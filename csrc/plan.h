@@ -167,7 +167,7 @@ static int64_t lay_out(layer_plan *p, REAL *m) {
     const int64_t V = p->by_word ? p->call->V : 0;
     int64_t at = 0;
     p->flags = (frnn_flag *)take(m, &at, p->members * (int64_t)(sizeof(frnn_flag) / sizeof(REAL)));
-    p->bias = take(m, &at, S + 2 * LANES);
+    p->bias = take(m, &at, S + 2 * WIDE_LANES);
     if (p->backward) {
         /* under dropout masks of each gate, the gates' parts are products of their own */
         const int64_t inputs = packed_columns(I);
@@ -175,12 +175,12 @@ static int64_t lay_out(layer_plan *p, REAL *m) {
         p->Wt = p->x_groups > 1 ? NULL : take(m, &at, GH * inputs);
         p->Ug = p->h_masked ? take(m, &at, p->u_gates * H * units) : NULL;
         p->Ut = p->h_masked && p->u_gates == p->gates ? NULL : take(m, &at, GH * units);
-        p->zeros = take(m, &at, 2 * LANES);
+        p->zeros = take(m, &at, 2 * WIDE_LANES);
     } else {
         p->W = take(m, &at, I * p->gates * units);
         p->U = take(m, &at, H * p->u_gates * units);
         p->Uc = take(m, &at, p->u_gates == 2 ? H * units : 0);
-        p->words = take(m, &at, V * GH + 2 * LANES);
+        p->words = take(m, &at, V * GH + 2 * WIDE_LANES);
     }
     const int64_t shared = p->pack_by_task ? 0 : at;
     p->x_block = take(m, &at, p->gathered ? p->x_groups * p->x_group_reals : 0);
@@ -188,7 +188,7 @@ static int64_t lay_out(layer_plan *p, REAL *m) {
     p->row_reals = (pointers + 15) / 16 * 16;
     p->x_rows = (REAL **)take(m, &at, p->row_reals * p->members);
     /* products read beyond the last row */
-    p->slots_block = take(m, &at, block_rows * p->lds + 2 * LANES);
+    p->slots_block = take(m, &at, block_rows * p->lds + 2 * WIDE_LANES);
     p->h_block = take(m, &at, p->h_masked ? (p->backward ? block_rows : 2 * p->rows) * p->u_gates * H : 0);
     if (p->backward) {
         p->row = take(m, &at, p->rows * H);
@@ -199,7 +199,7 @@ static int64_t lay_out(layer_plan *p, REAL *m) {
         p->dU = take(m, &at, alone ? 0 : H * GH);
         p->db = take(m, &at, S);
         p->packing = take(m, &at, p->members * packing_reals(larger(I, H)));
-        p->dwords = take(m, &at, V ? V * GH + 2 * LANES : 0);
+        p->dwords = take(m, &at, V ? V * GH + 2 * WIDE_LANES : 0);
         p->dtable = take(m, &at, p->call->ids && !V && !alone ? p->call->V * I : 0);
     } else {
         p->h_now = take(m, &at, training ? 0 : (outputs_by_block(p) ? 1 + p->block : 2) * p->rows * H);
@@ -214,15 +214,15 @@ static int64_t lay_out(layer_plan *p, REAL *m) {
 
 /* A share of N columns, in whole panels of packed matrices: [*from, *to). */
 static void share(int64_t N, int64_t index, int64_t shares, int64_t *from, int64_t *to) {
-    const int64_t panels = (N + 2 * LANES - 1) / (2 * LANES);
-    *from = smaller(N, panels * index / shares * 2 * LANES);
-    *to = smaller(N, panels * (index + 1) / shares * 2 * LANES);
+    const int64_t panels = (N + 2 * WIDE_LANES - 1) / (2 * WIDE_LANES);
+    *from = smaller(N, panels * index / shares * 2 * WIDE_LANES);
+    *to = smaller(N, panels * (index + 1) / shares * 2 * WIDE_LANES);
 }
 
 static void pack_bias(const layer_plan *p) {
     const REAL *b = p->call->b;
     const int64_t H = p->H, GH = p->GH;
-    row_zero(p->bias, p->S + 2 * LANES);
+    row_zero(p->bias, p->S + 2 * WIDE_LANES);
     if (b && !p->u_slot) row_copy(p->bias, b, GH);
     if (b && p->u_slot) { /* GRU: h; z and r, where the two biases add up; q */
         row_copy(p->bias, b + 2 * H, H);
@@ -266,7 +266,7 @@ static void pack_weights(void *plan, int64_t piece) {
     }
     if (p->Ug) gates_pack_transposed(H, p->u_gates, 0, p->gates, U, p->Ug, u0, u1);
     if (p->Ut) gemm_pack_transposed(GH, u1 - u0, U + u0 * GH, GH, p->Ut + u0 * GH, GH, 0);
-    if (piece == 0) row_zero(p->zeros, 2 * LANES);
+    if (piece == 0) row_zero(p->zeros, 2 * WIDE_LANES);
 }
 
 static int plan_make(layer_plan *p, const frnn_call *call, int backward) {
@@ -296,7 +296,7 @@ static int plan_make(layer_plan *p, const frnn_call *call, int backward) {
     p->w_by_step = !p->by_word && p->rows >= ROWS_BY_STEP && weights <= BY_STEP_REALS;
     p->x_group_reals = p->block * p->rows * p->ldx;
     p->threads = work < SMALL_WORK ? 1 : frnn_get_threads();
-    p->members = team ? smaller(p->threads, (p->H + 2 * LANES - 1) / (2 * LANES)) : 1;
+    p->members = team ? smaller(p->threads, (p->H + 2 * WIDE_LANES - 1) / (2 * WIDE_LANES)) : 1;
     p->far = weights / p->members >= FAR_REALS && p->B >= 2 * MIN_ROWS;
     p->pack_by_task = p->tasks > 1 && weights <= FEW_WEIGHTS &&
                       (!p->by_word || (call->V <= WORDS_PER_TASK && p->tasks <= p->threads));

@@ -125,4 +125,54 @@ INLINE vreal vmin(vreal limit, vreal x) { return vselect(limit < x, limit, x); }
 INLINE vreal vmax(vreal limit, vreal x) { return vselect(limit > x, limit, x); }
 #endif
 
+/* -- wide vectors: those of products ---------------------------------------------------------------------------------
+ * With AVX-512 and vectors of 32 bytes, a small layer's units fill no wider ones, but its inputs, and the gates side by
+ * side in its weights' gradients, do. Where only the lower half of a vector is ever used, which `half`, a constant,
+ * says, the upper one is left out: there are processors on which it takes as long again. Elsewhere both kinds are the
+ * same, and nothing is ever half. */
+#if defined(FRNN_AVX512) && VECTOR_BYTES == 32
+#define WIDE_BYTES 64
+typedef REAL wreal __attribute__((vector_size(WIDE_BYTES)));
+typedef REAL wreal_u __attribute__((vector_size(WIDE_BYTES), aligned(sizeof(REAL)), may_alias));
+#if REAL_BITS == 32
+INLINE wreal widen(vreal v) { return _mm512_castps256_ps512(v); }
+INLINE vreal narrow(wreal v) { return _mm512_castps512_ps256(v); }
+INLINE wreal wfma(wreal a, wreal b, wreal c, const int half) {
+    return half ? widen(vfma(narrow(a), narrow(b), narrow(c))) : (wreal)_mm512_fmadd_ps(a, b, c);
+}
+#else
+INLINE wreal widen(vreal v) { return _mm512_castpd256_pd512(v); }
+INLINE vreal narrow(wreal v) { return _mm512_castpd512_pd256(v); }
+INLINE wreal wfma(wreal a, wreal b, wreal c, const int half) {
+    return half ? widen(vfma(narrow(a), narrow(b), narrow(c))) : (wreal)_mm512_fmadd_pd(a, b, c);
+}
+#endif
+INLINE wreal wload(const REAL *p, const int half) { return half ? widen(vload(p)) : (wreal) * (const wreal_u *)p; }
+INLINE void wstore(REAL *p, wreal v, const int half) {
+    if (half)
+        vstore(p, narrow(v));
+    else
+        *(wreal_u *)p = v;
+}
+INLINE wreal wset(REAL a) { return a - (wreal){0}; }
+#else
+#define WIDE_BYTES VECTOR_BYTES
+typedef vreal wreal;
+INLINE wreal wfma(wreal a, wreal b, wreal c, const int half) {
+    (void)half;
+    return vfma(a, b, c);
+}
+INLINE wreal wload(const REAL *p, const int half) {
+    (void)half;
+    return vload(p);
+}
+INLINE void wstore(REAL *p, wreal v, const int half) {
+    (void)half;
+    vstore(p, v);
+}
+INLINE wreal wset(REAL a) { return vset(a); }
+#endif
+
+#define WIDE_LANES ((int)(WIDE_BYTES / sizeof(REAL)))
+
 #endif
