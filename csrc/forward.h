@@ -56,13 +56,6 @@ static void inputs_multiply(const layer_task *k, int64_t s0, int64_t steps) {
         slots_begin(p, steps * k->n, x, p->x_groups > 1 ? p->x_group_reals : 0, k->u0, k->u1, k->slots_block, p->lds);
 }
 
-/* Row b's inputs at step s as W sees them. */
-INLINE const REAL *inputs_seen(const layer_task *k, int64_t b, int64_t s) {
-    const layer_plan *p = k->plan;
-    if (p->gathered) return k->x_block + (s % p->block * k->n + b) * p->ldx;
-    return input_row(k, b, s);
-}
-
 /* Whether to have the lines fetched that slots will be kept in, while there is a product to be done before. Where W's
  * was done before, training forward takes a tenth longer without it with 128 units; else it gains nothing. */
 INLINE int slots_are_far(const layer_plan *p) { return p->call->reserve && !p->w_by_step && !outputs_by_block(p); }
@@ -72,11 +65,33 @@ INLINE void slots_fetch(const layer_task *k, int64_t b, int64_t s, int64_t u) {
     for (int g = 0; g < 4; g++) __builtin_prefetch(k->slots + (s * k->n + b) * p->S + g * p->H + u, 1, 2);
 }
 
-/* Where row b's slots begin from, those that W sees: the bias, or what is its own or its word's already. */
-INLINE const REAL *slots_source(const layer_task *k, int64_t b, int64_t s, const REAL *begun) {
+/* Where at one step the rows begin that the products read, and that slots begin from: those that W sees, at the bias,
+ * or at what is their own or their word's already. Each is `apart` from the one before it in the order of the rows, or
+ * of the words. */
+typedef struct {
+    const REAL *x, *from;
+    int64_t x_apart, from_apart;
+    int by_id;
+    int64_t place; /* of the first row, in the order of the token ids */
+} step_rows;
+
+static step_rows rows_find(const layer_task *k, int64_t s, const REAL *begun) {
     const layer_plan *p = k->plan;
-    if (p->w_by_step) return p->bias;
-    return p->by_word ? p->words + word_of(k, b, s) * p->GH : begun + b * p->lds;
+    const frnn_call *call = p->call;
+    step_rows rows = {.by_id = call->ids && !p->gathered, .place = place_of(k, 0, s)};
+    if (p->gathered)
+        rows.x = k->x_block + s % p->block * k->n * p->ldx, rows.x_apart = p->ldx;
+    else if (call->ids)
+        rows.x = call->x, rows.x_apart = p->I;
+    else
+        rows.x = input_row(k, 0, s), rows.x_apart = p->T * p->I;
+    if (p->w_by_step)
+        rows.from = p->bias, rows.from_apart = 0;
+    else if (p->by_word)
+        rows.from = p->words, rows.from_apart = p->GH;
+    else
+        rows.from = begun, rows.from_apart = p->lds, rows.by_id = 0;
+    return rows;
 }
 
 /* The states that U sees at step s as it sees them: under the masks of its gates where there are some. */
@@ -85,12 +100,12 @@ INLINE const REAL *states_seen(const layer_task *k, int64_t s, const REAL *h) {
     return p->h_masked ? k->h_block + (s & 1) * p->u_gates * k->n * p->H : h;
 }
 
-/* Makes what states_seen gives at step s: for units u of row b, from the states before it. */
-INLINE void state_ready(const layer_task *k, int64_t s, int64_t b, int64_t u, vreal h, const int part) {
-    const layer_plan *p = k->plan;
-    const int64_t nH = k->n * p->H;
-    if (p->h_masked && s < p->T)
-        state_mask_store(k, b, u, h, k->h_block + (s & 1) * p->u_gates * nH + b * p->H + u, nH, part);
+/* Makes what states_seen gives after step s: for units u of row b, from its new states. */
+INLINE void state_ready(const layer_task *k, const layer_step *step, int64_t s, int64_t b, int64_t u, vreal h,
+                        const int part) {
+    const int64_t H = k->plan->H, nH = k->n * H;
+    if (step->next_masked)
+        state_mask_store(k, b, u, h, k->h_block + ((s + 1) & 1) * k->plan->u_gates * nH + b * H + u, nH, part);
 }
 
 /* Slots of U's gates for all owned units and rows of step s, tile by tile, in `pre` (rows, 4 LANES), and after them
@@ -109,6 +124,7 @@ INLINE void state_ready(const layer_task *k, int64_t s, int64_t b, int64_t u, vr
         gates_product U_;                                                                                              \
         U_.K = starts_from_zero(p_, s) ? 0 : p_->H, U_.a_stride = p_->h_masked ? (k)->n * p_->H : 0;                   \
         U_.packed = p_->U, U_.next_step = 0;                                                                           \
+        const step_rows at_ = rows_find(k, s, begun);                                                                  \
         const REAL *seen_ = states_seen(k, s, h);                                                                      \
         /* a GRU's last vector: q's bias, or the candidate's */                                                        \
         const REAL *last_ = p_->u_slot && both_ ? p_->bias : after_ ? p_->bias + 3 * p_->H : NULL;                     \
@@ -124,10 +140,12 @@ INLINE void state_ready(const layer_task *k, int64_t s, int64_t b, int64_t u, vr
             for (int64_t b0_ = 0, rows_; b0_ < (k)->n; b0_ += rows_) {                                                 \
                 rows_ = deal_rows((k)->n - b0_, most_);                                                                \
                 for (int64_t r_ = 0; r_ < rows_; r_++) {                                                               \
-                    if (fetch_) slots_fetch(k, b0_ + r_, s, u);                                                        \
-                    if (both_) W_.A[r_] = inputs_seen(k, b0_ + r_, s);                                                 \
-                    U_.A[r_] = seen_ + (b0_ + r_) * p_->H;                                                             \
-                    from_[r_] = slots_source(k, b0_ + r_, s, begun) + p_->u_slot + u;                                  \
+                    const int64_t b_ = b0_ + r_;                                                                       \
+                    if (fetch_) slots_fetch(k, b_, s, u);                                                              \
+                    const int64_t row_ = at_.by_id ? word_at(p_->call, at_.place + b_ * p_->T) : b_;                   \
+                    if (both_) W_.A[r_] = at_.x + row_ * at_.x_apart;                                                  \
+                    U_.A[r_] = seen_ + b_ * p_->H;                                                                     \
+                    from_[r_] = at_.from + row_ * at_.from_apart + p_->u_slot + u;                                     \
                 }                                                                                                      \
                 gates_multiply(p_->u_gates, both_ ? &W_ : NULL, &U_, u, (int)rows_, from_, p_->H,                      \
                                last_ ? last_ + u : NULL, pre_, 4 * LANES, LANES);                                      \

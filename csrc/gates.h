@@ -79,55 +79,24 @@ INLINE void gates_fetch(gates_product *p, int gates, int64_t next, int64_t tiles
     p->next_step = tiles ? gates * VECTOR_BYTES / tiles : 0;
 }
 
-/* acc += A B of one product, whose gate g adds to vector g + turn of acc, of so many in a circle. */
-INLINE void gates_add(const int rows, const int gates, const int per_gate, const int far, const int turn,
-                      const int vectors, const gates_product *p, int64_t u, vreal acc[GATE_ROWS][4]) {
-    const REAL *B = p->packed + u * p->K * gates;
-    for (int64_t k = 0; k < p->K; k++, B += gates * LANES) {
-        if (far) __builtin_prefetch(p->next + k * p->next_step, 0, 2);
-        vreal b[4];
-        UNROLL
-        for (int g = 0; g < gates; g++) b[g] = vload(B + g * LANES);
-        UNROLL
-        for (int r = 0; r < rows; r++) {
-            UNROLL
-            for (int g = 0; g < gates; g++) {
-                vreal *const sum = &acc[r][(g + turn) % vectors];
-                *sum = vfma(vset(p->A[r][k + (per_gate ? g * p->a_stride : 0)]), b[g], *sum);
-            }
-        }
-    }
-}
+#define V(name) w##name
+#include "gate_tiles.h"
+#undef V
+#define V(name) v##name
+#include "gate_tiles.h"
+#undef V
 
-/* One tile of so many vectors: C = start + W's product + U's, of the units from u on. U's gates are the first vectors;
- * W sees all, in LSTM's order, and in a GRU's the last one first. Row r starts from from[r], vector v from v *
- * from_stride after it; but the last vector of all rows from `last` where that is given. C's vectors are c_stride
- * apart. */
-INLINE void gates_tile(const int rows, const int vectors, const int w_gates, const int u_gates, const int w_per_gate,
-                       const int u_per_gate, const int far, const gates_product *W, const gates_product *U, int64_t u,
-                       const REAL *const *from, int64_t from_stride, const REAL *last, REAL *C, int64_t ldc,
-                       int64_t c_stride) {
-    vreal acc[GATE_ROWS][4];
-    UNROLL
-    for (int r = 0; r < rows; r++) {
-        UNROLL
-        for (int v = 0; v < vectors; v++)
-            acc[r][v] = vload(v == vectors - 1 && last ? last : from[r] + v * from_stride);
-    }
-    if (w_gates) gates_add(rows, w_gates, w_per_gate, 0, w_gates == 4 ? 0 : vectors - 1, vectors, W, u, acc);
-    gates_add(rows, u_gates, u_per_gate, far, 0, vectors, U, u, acc);
-    UNROLL
-    for (int r = 0; r < rows; r++) {
-        UNROLL
-        for (int v = 0; v < vectors; v++) vstore(C + r * ldc + v * c_stride, acc[r][v]);
-    }
-}
+/* Whether two gates share a wide vector: an LSTM's. A GRU's z and r would gain nothing. */
+INLINE int in_pairs(const int gates) { return WIDE_LANES > LANES && gates == 4; }
 
 #define GATES_CASE(n)                                                                                                  \
     case n:                                                                                                            \
-        if (n <= gate_tile_rows(vectors))                                                                              \
-            gates_tile(n, vectors, w_gates, u_gates, w_per_gate, u_per_gate, far, W, U, u, from, from_stride, last, C, \
-                       ldc, c_stride);                                                                                 \
+        if (in_pairs(u_gates))                                                                                         \
+            wgates_tile(n, 2, w_gates / 2, 2, w_per_gate, u_per_gate, 0, W, U, u, from, from_stride, NULL, C, ldc,     \
+                        c_stride);                                                                                     \
+        else if (n <= gate_tile_rows(vectors))                                                                         \
+            vgates_tile(n, vectors, w_gates, u_gates, w_per_gate, u_per_gate, far, W, U, u, from, from_stride, last,   \
+                        C, ldc, c_stride);                                                                             \
         break;
 
 INLINE void gates_tiles(const int vectors, const int w_gates, const int u_gates, const int w_per_gate,

@@ -27,6 +27,7 @@ INLINE int tile_chains(const int vectors) { return vectors == 1 && ACCUMULATORS 
 /* How many of `left` rows the next tile takes: tiles are dealt out so that none is left with one or two rows, too few
  * chains in flight. */
 INLINE int64_t deal_rows(int64_t left, int64_t most) {
+    if (left <= most) return left;
     const int64_t tiles = (left + most - 1) / most;
     return (left + tiles - 1) / tiles;
 }
@@ -92,7 +93,7 @@ static void gemm_pack(int64_t K, int64_t N, const REAL *RESTRICT B, int64_t ldb,
         REAL *to = packed + panel * K + (n0 - panel);
         for (int64_t k = 0; k < K; k++, to += width) {
             if (part == WIDE_LANES)
-                wstore(to, wload(B + k * ldb + n0, 0), 0);
+                wstore(to, wload(B + k * ldb + n0));
             else
                 for (int c = 0; c < WIDE_LANES; c++) to[c] = c < part ? B[k * ldb + n0 + c] : 0;
         }
@@ -120,134 +121,43 @@ INLINE matrix rows_given(REAL *const *rows) { return (matrix){NULL, 0, rows, 0};
  * training is 1 to 2 % faster with 128 to 512 units. */
 enum { TILE_AHEAD = 8 };
 
-/* acc[c] += A[:,k+c] B[k+c,:] of one tile for `chains` c; the constants are tile_multiply's. */
-INLINE void tile_turn(const int rows, const int vectors, const int half, const int transposed, const int chains,
-                      int64_t k, matrix A, const REAL *B, int64_t ldb, const int ahead, wreal acc[2][TILE_ROWS][2]) {
-    wreal b[2][2];
-    UNROLL
-    for (int c = 0; c < chains; c++) {
-        UNROLL
-        for (int v = 0; v < vectors; v++) {
-            b[c][v] = wload(B + (k + c) * ldb + v * WIDE_LANES, half);
-            if (ahead) __builtin_prefetch(B + (k + c + TILE_AHEAD) * ldb + v * WIDE_LANES);
-        }
-    }
-    UNROLL
-    for (int r = 0; r < rows; r++) {
-        UNROLL
-        for (int c = 0; c < chains; c++) {
-            const wreal a = wset(transposed ? row_of(A, k + c)[r] : row_of(A, r)[k + c]);
-            UNROLL
-            for (int v = 0; v < vectors; v++) acc[c][r][v] = wfma(a, b[c][v], acc[c][r][v], half);
-        }
-    }
-}
+/* What a strip's A is: rows like C's; or, transposed, rows of k, as they lie or packed by tiles_pack. */
+enum { A_ROWS, A_COLUMNS, A_TILES };
 
-/* One tile, in whole vectors, or one that is half: C = start + A B. `rows`, `vectors`, `half`, `transposed` and
- * `chains` are constants wherever this is inlined. A's rows are the tile's, or, transposed, its k. Row r starts from
- * from[r]. */
-INLINE void tile_multiply(const int rows, const int vectors, const int half, const int transposed, const int chains,
-                          int64_t K, matrix A, const REAL *B, int64_t ldb, const REAL *const *from, matrix C) {
-    const int ahead = WIDE_BYTES == 64 && !transposed && rows > 2;
-    wreal acc[2][TILE_ROWS][2];
-    UNROLL
-    for (int r = 0; r < rows; r++) {
-        UNROLL
-        for (int v = 0; v < vectors; v++) {
-            acc[0][r][v] = wload(from[r] + v * WIDE_LANES, half);
-            acc[1][r][v] = wset(0);
-        }
-    }
-    int64_t k = 0;
-    for (; k + chains <= K; k += chains) tile_turn(rows, vectors, half, transposed, chains, k, A, B, ldb, ahead, acc);
-    if (chains > 1 && k < K) tile_turn(rows, vectors, half, transposed, 1, k, A, B, ldb, ahead, acc);
-    UNROLL
-    for (int r = 0; r < rows; r++) {
-        UNROLL
-        for (int v = 0; v < vectors; v++)
-            wstore(row_of(C, r) + v * WIDE_LANES, chains > 1 ? acc[0][r][v] + acc[1][r][v] : acc[0][r][v], half);
-    }
+#define V(name) w##name
+#include "tiles.h"
+#undef V
+#define V(name) v##name
+#include "tiles.h"
+#undef V
+
+/* A strip as wide as its columns ask for: there are processors on which half of a wide vector would take as long again.
+ */
+INLINE void strip_multiply(const int lies, int64_t M, int64_t K, matrix A, const REAL *B, int64_t ldb, int64_t columns,
+                           matrix C, const REAL *zeros) {
+    if (columns > WIDE_LANES)
+        wstrip_tiles(2, lies, M, K, A, B, ldb, columns, C, zeros);
+    else if (WIDE_LANES == LANES || columns > LANES)
+        wstrip_tiles(1, lies, M, K, A, B, ldb, columns, C, zeros);
+    else
+        vstrip_tiles(1, lies, M, K, A, B, ldb, columns, C, zeros);
 }
 
 /* -- whole matrices -------------------------------------------------------------------------------------------------
  */
-
-#define TILE_CASE(n)                                                                                                   \
-    case n:                                                                                                            \
-        if (n <= tile_rows(vectors))                                                                                   \
-            tile_multiply(n, vectors, half, transposed, transposed ? 1 : tile_chains(vectors), K, A, B, ldb, from,     \
-                          C_tile);                                                                                     \
-        break;
-
-/* What a strip's A is: rows like C's; or, transposed, rows of k, as they lie or packed by tiles_pack. */
-enum { A_ROWS, A_COLUMNS, A_TILES };
-
-/* A strip of C, M x (up to 2 vectors), tile by tile: start + A B, or A^T B. At the matrix' edge, where only some of the
- * vectors' columns are real, a tile goes through memory of its own; B must be readable in whole vectors. The only
- * vector may be half. */
-INLINE void strip_tiles(const int vectors, const int half, const int lies, int64_t M, int64_t K, matrix A,
-                        const REAL *B, int64_t ldb, int64_t columns, matrix C, const REAL *zeros) {
-    const int edge = columns < (half ? WIDE_LANES / 2 : vectors * WIDE_LANES), transposed = lies != A_ROWS;
-    REAL own[TILE_ROWS * 2 * WIDE_LANES], *to[TILE_ROWS];
-    const REAL *from[TILE_ROWS];
-    const matrix C_tile = {NULL, 0, to, 0};
-    if (edge) memset(own, 0, sizeof own);
-    for (int64_t m = 0, rows; m < M; m += rows) {
-        rows = deal_rows(M - m, tile_rows(lies == A_TILES ? 2 : vectors));
-        for (int64_t r = 0; r < rows; r++) {
-            to[r] = edge ? own + r * vectors * WIDE_LANES : row_of(C, m + r);
-            from[r] = zeros ? zeros : to[r];
-            if (edge && !zeros) memcpy(to[r], row_of(C, m + r), (size_t)columns * sizeof(REAL));
-            /* C may have to come from far away: the product gives it time */
-            for (int v = 0; !edge && v < vectors; v++) __builtin_prefetch(to[r] + v * WIDE_LANES, 1);
-        }
-        if (lies == A_TILES) A.stride = rows;
-        switch (rows) {
-            TILE_CASE(1)
-            TILE_CASE(2)
-            TILE_CASE(3)
-            TILE_CASE(4)
-            TILE_CASE(5)
-            TILE_CASE(6)
-            TILE_CASE(7)
-            TILE_CASE(8)
-            TILE_CASE(9)
-            TILE_CASE(10)
-            TILE_CASE(11)
-            TILE_CASE(12)
-        }
-        for (int64_t r = 0; edge && r < rows; r++) memcpy(row_of(C, m + r), to[r], (size_t)columns * sizeof(REAL));
-        if (lies == A_COLUMNS)
-            A.column += rows;
-        else
-            A.first += rows * (lies == A_TILES ? K : A.stride);
-    }
-}
-
-/* The same, as wide as its columns ask for. */
-INLINE void strip_multiply(const int lies, int64_t M, int64_t K, matrix A, const REAL *B, int64_t ldb, int64_t columns,
-                           matrix C, const REAL *zeros) {
-    if (columns > WIDE_LANES)
-        strip_tiles(2, 0, lies, M, K, A, B, ldb, columns, C, zeros);
-    else if (WIDE_LANES == LANES || columns > LANES)
-        strip_tiles(1, 0, lies, M, K, A, B, ldb, columns, C, zeros);
-    else
-        strip_tiles(1, 1, lies, M, K, A, B, ldb, columns, C, zeros);
-}
 
 /* A single row by two whole panels side by side, `apart` from each other: by one alone it waits for its multiply-adds
  * (backward of one sequence takes a tenth longer with 128 units, a fifth with 64). */
 INLINE void row_multiply_panels(int64_t K, const REAL *A, const REAL *B, int64_t apart, REAL *C, const REAL *zeros) {
     wreal acc[4];
     UNROLL
-    for (int v = 0; v < 4; v++) acc[v] = wload(zeros ? zeros : C + v * WIDE_LANES, 0);
+    for (int v = 0; v < 4; v++) acc[v] = wload(zeros ? zeros : C + v * WIDE_LANES);
     for (int64_t k = 0; k < K; k++, B += 2 * WIDE_LANES) {
         UNROLL
-        for (int v = 0; v < 4; v++)
-            acc[v] = wfma(wset(A[k]), wload(B + v / 2 * apart + v % 2 * WIDE_LANES, 0), acc[v], 0);
+        for (int v = 0; v < 4; v++) acc[v] = wfma(wset(A[k]), wload(B + v / 2 * apart + v % 2 * WIDE_LANES), acc[v]);
     }
     UNROLL
-    for (int v = 0; v < 4; v++) wstore(C + v * WIDE_LANES, acc[v], 0);
+    for (int v = 0; v < 4; v++) wstore(C + v * WIDE_LANES, acc[v]);
 }
 
 /* B is rows [k0, k0 + K) of a packed matrix of packed_K rows; C = A B where `zeros`, two vectors of them, is given,
@@ -324,8 +234,7 @@ static void gemm_transposed_packing(int64_t M, int64_t N, int64_t K, matrix A, c
                         apart = vectors * WIDE_LANES;
                         for (int64_t q = 0; q < rows; q++)
                             for (int v = 0; v < vectors; v++)
-                                wstore(memory + q * apart + v * WIDE_LANES, wload(panel + q * ldb + v * WIDE_LANES, 0),
-                                       0);
+                                wstore(memory + q * apart + v * WIDE_LANES, wload(panel + q * ldb + v * WIDE_LANES));
                         panel = memory;
                     }
                     const matrix to = rows_apart(C + m * ldc + r * run + n, ldc), packed = rows_apart(tiles, 0);

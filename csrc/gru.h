@@ -67,12 +67,13 @@ static void gru_step(const layer_task *k, int64_t s, const REAL *begun, REAL *sl
     const layer_plan *p = k->plan;
     const int training = p->call->reserve != NULL;
     const int64_t H = p->H, S = training ? p->S : p->lds, time = time_of(p, s);
+    const layer_step step = step_make(k, s);
     if (p->call->reset_after) {
 #define GATES(b, u, part, pre, source) gru_unit_gates(pre, source, training ? slots + (b) * S + u : NULL, H, part)
 #define OUTPUT(b, u, part, pre)                                                                                        \
-    state_ready(k, s + 1, b, u,                                                                                        \
+    state_ready(k, &step, s, b, u,                                                                                     \
                 gru_unit_output(pre, training ? slots + (b) * S + u : NULL, h_before + (b) * H + u, h + (b) * H + u,   \
-                                output_now(k, b, s, u), is_masked(k, b, time), part),                                  \
+                                output_now(&step, b, u), row_masked(&step, b), part),                                  \
                 part)
         FOR_TILE_ROWS(k, s, h_before, begun, GATES, OUTPUT);
 #undef GATES
@@ -90,18 +91,18 @@ static void gru_step(const layer_task *k, int64_t s, const REAL *begun, REAL *sl
     gemm_packed(k->n, k->u1 - k->u0, H, slots + 3 * H, S, p->Uc + k->u0 * H, H, 0, rows_apart(slots + k->u0, S), NULL);
 #define UNIT(b, u, part)                                                                                               \
     state_ready(                                                                                                       \
-        k, s + 1, b, u,                                                                                                \
-        gru_unit_candidate(slots + b * S + u, H, h_before + b * H + u, h + b * H + u, output_now(k, b, s, u), part),   \
+        k, &step, s, b, u,                                                                                             \
+        gru_unit_candidate(slots + b * S + u, H, h_before + b * H + u, h + b * H + u, output_now(&step, b, u), part),  \
         part)
     FOR_UNITS(k, time, UNIT);
 #undef UNIT
     /* at masked rows the states go on, and so does what U sees of them */
     for (int64_t b = 0; p->call->mask && b < k->n; b++) {
-        if (!is_masked(k, b, time)) continue;
+        if (!row_masked(&step, b)) continue;
         row_copy(h + b * H + k->u0, h_before + b * H + k->u0, k->u1 - k->u0);
         for (int64_t u = k->u0; u < k->u1; u += LANES) {
             const int part = (int)smaller(LANES, k->u1 - u);
-            state_ready(k, s + 1, b, u, vload_n(h + b * H + u, part), part);
+            state_ready(k, &step, s, b, u, vload_n(h + b * H + u, part), part);
         }
     }
 }

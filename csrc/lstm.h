@@ -11,8 +11,11 @@
  * units are left. c_after may be c_before. */
 INLINE void lstm_unit_cell(REAL *pre, REAL *slots, int64_t H, const REAL *c_before, REAL *c_after, const int masked,
                            const int part) {
-    const vreal i = vsigmoid_scaled(vload(pre)), f = vsigmoid_scaled(vload(pre + LANES));
-    const vreal g = vtanh_scaled(vload(pre + 2 * LANES)), o = vsigmoid_scaled(vload(pre + 3 * LANES));
+    vreal gates[4];
+    UNROLL
+    for (int g = 0; g < 4; g++) gates[g] = vload(pre + g * LANES);
+    vgates_scaled(gates);
+    const vreal i = gates[0], f = gates[1], g = gates[2], o = gates[3];
     const vreal before = vload_n(c_before, part), c = vfma(f, before, i * g);
     if (slots) {
         vstore_n(slots, i, part);
@@ -37,15 +40,16 @@ INLINE vreal lstm_unit_output(const REAL *pre, const REAL *h_before, REAL *h, RE
 
 static void lstm_step(const layer_task *k, int64_t s, const REAL *begun, REAL *slots, const REAL *h_before,
                       const REAL *c_before, REAL *h, REAL *c) {
-    const int64_t H = k->plan->H, S = k->plan->S, time = time_of(k->plan, s);
+    const int64_t H = k->plan->H, S = k->plan->S;
     const int training = k->plan->call->reserve != NULL;
+    const layer_step step = step_make(k, s);
 #define CELL(b, u, part, pre, source)                                                                                  \
     lstm_unit_cell(pre, training ? slots + (b) * S + u : NULL, H, c_before + (b) * H + u, c + (b) * H + u,             \
-                   is_masked(k, b, time), part)
+                   row_masked(&step, b), part)
 #define OUTPUT(b, u, part, pre)                                                                                        \
-    state_ready(k, s + 1, b, u,                                                                                        \
-                lstm_unit_output(pre, h_before + (b) * H + u, h + (b) * H + u, output_now(k, b, s, u),                 \
-                                 is_masked(k, b, time), part),                                                         \
+    state_ready(k, &step, s, b, u,                                                                                     \
+                lstm_unit_output(pre, h_before + (b) * H + u, h + (b) * H + u, output_now(&step, b, u),                \
+                                 row_masked(&step, b), part),                                                          \
                 part)
     FOR_TILE_ROWS(k, s, h_before, begun, CELL, OUTPUT);
 #undef CELL

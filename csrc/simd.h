@@ -45,13 +45,13 @@ typedef uint64_t REAL_UINT;
 #define REGISTERS 16
 #endif
 
-typedef REAL vreal __attribute__((vector_size(VECTOR_BYTES)));
-typedef REAL_INT vint __attribute__((vector_size(VECTOR_BYTES)));
-typedef REAL_UINT vuint __attribute__((vector_size(VECTOR_BYTES)));
-/* the same, for memory of any alignment that REALs alias */
-typedef REAL vreal_u __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(REAL)), may_alias));
-
-#define LANES ((int)(VECTOR_BYTES / sizeof(REAL)))
+/* Wide vectors, those of products whose columns are not units, and of gates side by side: with AVX-512 and vectors of
+ * 32 bytes a small layer's units fill no wider ones, but these do. Elsewhere both kinds are the same. */
+#if defined(FRNN_AVX512)
+#define WIDE_BYTES 64
+#else
+#define WIDE_BYTES VECTOR_BYTES
+#endif
 
 /* Everything is inlined into the few functions that the kernel table exports, so that tile sizes become constants
  * and no vector crosses a call. */
@@ -70,18 +70,7 @@ typedef REAL vreal_u __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(RE
 #define NOINLINE static __attribute__((noinline, noclone))
 #endif
 
-INLINE vreal vload(const REAL *p) { return *(const vreal_u *)p; }
-INLINE void vstore(REAL *p, vreal v) { *(vreal_u *)p = v; }
-
-/* a - 0 and not a + 0: it keeps the sign of -0, so compilers fold it away */
-INLINE vreal vset(REAL a) { return a - (vreal){0}; }
-
 #if defined(FRNN_AVX2) || defined(FRNN_AVX512)
-#if VECTOR_BYTES == 64
-#define VOP_WIDTH _mm512
-#else
-#define VOP_WIDTH _mm256
-#endif
 #if REAL_BITS == 32
 #define VOP_TYPE ps
 #else
@@ -91,6 +80,60 @@ INLINE vreal vset(REAL a) { return a - (vreal){0}; }
 #define VOP_EXPAND(width, op, type) VOP_PASTE(width, op, type)
 #define VOP(op) VOP_EXPAND(VOP_WIDTH, op, VOP_TYPE)
 #endif
+
+/* What there is for vectors of either width is a file that is included twice, with V(name) giving the names of wide
+ * vectors and then those of the others: wreal and vreal, wfma and vfma. */
+#define V(name) w##name
+#define BYTES WIDE_BYTES
+#include "vectors.h"
+#undef V
+#undef BYTES
+#define V(name) v##name
+#define BYTES VECTOR_BYTES
+#include "vectors.h"
+#undef V
+#undef BYTES
+
+#define LANES ((int)vlanes)
+#define WIDE_LANES ((int)wlanes)
+
+/* Two vectors as one wide one, one with zeros above it, two numbers for all lanes of either half, and the halves of a
+ * wide vector; where none is as wide, nobody asks. */
+#if WIDE_BYTES == VECTOR_BYTES
+INLINE wreal wjoin(vreal lower, vreal upper) { return (void)upper, lower; }
+INLINE wreal wextend(vreal v) { return v; }
+INLINE wreal wset_apart(const REAL *p, int64_t apart) { return (void)apart, vset(*p); }
+INLINE vreal wlower(wreal v) { return v; }
+INLINE vreal wupper(wreal v) { return v; }
+#elif REAL_BITS == 32
+INLINE wreal wjoin(vreal lower, vreal upper) {
+    return (wreal)_mm512_insertf64x4(_mm512_castpd256_pd512((__m256d)lower), (__m256d)upper, 1);
+}
+INLINE wreal wextend(vreal v) { return _mm512_zextps256_ps512(v); }
+INLINE wreal wset_apart(const REAL *p, int64_t apart) {
+    return _mm512_mask_broadcastss_ps(wset(*p), 0xff00, _mm_load_ss(p + apart));
+}
+INLINE vreal wlower(wreal v) { return _mm512_castps512_ps256(v); }
+INLINE vreal wupper(wreal v) { return (vreal)_mm512_extractf64x4_pd((__m512d)v, 1); }
+#else
+INLINE wreal wjoin(vreal lower, vreal upper) { return _mm512_insertf64x4(_mm512_castpd256_pd512(lower), upper, 1); }
+INLINE wreal wextend(vreal v) { return _mm512_zextpd256_pd512(v); }
+INLINE wreal wset_apart(const REAL *p, int64_t apart) {
+    return _mm512_mask_broadcastsd_pd(wset(*p), 0xf0, _mm_load_sd(p + apart));
+}
+INLINE vreal wlower(wreal v) { return _mm512_castpd512_pd256(v); }
+INLINE vreal wupper(wreal v) { return _mm512_extractf64x4_pd(v, 1); }
+#endif
+
+/* What fills one of either kind: a number, or vector, or two of them that lie `apart`. */
+INLINE vreal vset_apart(const REAL *p, int64_t apart) { return (void)apart, vset(*p); }
+INLINE vreal vload_apart(const REAL *p, int64_t apart) { return (void)apart, vload(p); }
+INLINE void vstore_apart(REAL *p, int64_t apart, vreal v) { (void)apart, vstore(p, v); }
+INLINE wreal wload_apart(const REAL *p, int64_t apart) { return wjoin(vload(p), vload(p + apart)); }
+INLINE void wstore_apart(REAL *p, int64_t apart, wreal v) {
+    vstore(p, wlower(v));
+    vstore(p + apart, wupper(v));
+}
 
 /* The first n < LANES elements, the rest zero. */
 #if defined(FRNN_AVX512)
@@ -112,67 +155,5 @@ INLINE void vstore_n(REAL *p, vreal v, const int n) {
     else
         vstore_part(p, v, n);
 }
-
-/* vmin(limit, x) and vmax(limit, x) give x where x is NaN: a clamp must not hide one. */
-#if defined(FRNN_AVX2) || defined(FRNN_AVX512)
-INLINE vreal vfma(vreal a, vreal b, vreal c) { return VOP(fmadd)(a, b, c); }
-INLINE vreal vmin(vreal limit, vreal x) { return VOP(min)(limit, x); }
-INLINE vreal vmax(vreal limit, vreal x) { return VOP(max)(limit, x); }
-#else
-INLINE vreal vfma(vreal a, vreal b, vreal c) { return a * b + c; }
-INLINE vreal vselect(vint test, vreal yes, vreal no) { return (vreal)(((vint)yes & test) | ((vint)no & ~test)); }
-INLINE vreal vmin(vreal limit, vreal x) { return vselect(limit < x, limit, x); }
-INLINE vreal vmax(vreal limit, vreal x) { return vselect(limit > x, limit, x); }
-#endif
-
-/* -- wide vectors: those of products ---------------------------------------------------------------------------------
- * With AVX-512 and vectors of 32 bytes, a small layer's units fill no wider ones, but its inputs, and the gates side by
- * side in its weights' gradients, do. Where only the lower half of a vector is ever used, which `half`, a constant,
- * says, the upper one is left out: there are processors on which it takes as long again. Elsewhere both kinds are the
- * same, and nothing is ever half. */
-#if defined(FRNN_AVX512) && VECTOR_BYTES == 32
-#define WIDE_BYTES 64
-typedef REAL wreal __attribute__((vector_size(WIDE_BYTES)));
-typedef REAL wreal_u __attribute__((vector_size(WIDE_BYTES), aligned(sizeof(REAL)), may_alias));
-#if REAL_BITS == 32
-INLINE wreal widen(vreal v) { return _mm512_castps256_ps512(v); }
-INLINE vreal narrow(wreal v) { return _mm512_castps512_ps256(v); }
-INLINE wreal wfma(wreal a, wreal b, wreal c, const int half) {
-    return half ? widen(vfma(narrow(a), narrow(b), narrow(c))) : (wreal)_mm512_fmadd_ps(a, b, c);
-}
-#else
-INLINE wreal widen(vreal v) { return _mm512_castpd256_pd512(v); }
-INLINE vreal narrow(wreal v) { return _mm512_castpd512_pd256(v); }
-INLINE wreal wfma(wreal a, wreal b, wreal c, const int half) {
-    return half ? widen(vfma(narrow(a), narrow(b), narrow(c))) : (wreal)_mm512_fmadd_pd(a, b, c);
-}
-#endif
-INLINE wreal wload(const REAL *p, const int half) { return half ? widen(vload(p)) : (wreal) * (const wreal_u *)p; }
-INLINE void wstore(REAL *p, wreal v, const int half) {
-    if (half)
-        vstore(p, narrow(v));
-    else
-        *(wreal_u *)p = v;
-}
-INLINE wreal wset(REAL a) { return a - (wreal){0}; }
-#else
-#define WIDE_BYTES VECTOR_BYTES
-typedef vreal wreal;
-INLINE wreal wfma(wreal a, wreal b, wreal c, const int half) {
-    (void)half;
-    return vfma(a, b, c);
-}
-INLINE wreal wload(const REAL *p, const int half) {
-    (void)half;
-    return vload(p);
-}
-INLINE void wstore(REAL *p, wreal v, const int half) {
-    (void)half;
-    vstore(p, v);
-}
-INLINE wreal wset(REAL a) { return vset(a); }
-#endif
-
-#define WIDE_LANES ((int)(WIDE_BYTES / sizeof(REAL)))
 
 #endif

@@ -49,70 +49,39 @@ static const REAL EXP2M1[] = {0.6931471805599453112,      0.24022650695910097889
 #endif
 #define EXP2M1_LAST ((int)(sizeof EXP2M1 / sizeof EXP2M1[0]) - 1)
 
-/* p(f) in steps of f^2: one operation more than one after the other, and half the wait. */
-INLINE vreal exp2m1_p(vreal f) {
-    const vreal f2 = f * f;
-    vreal p = vset(EXP2M1[EXP2M1_LAST]);
-    if (EXP2M1_LAST % 2) p = vfma(f, p, vset(EXP2M1[EXP2M1_LAST - 1]));
-    UNROLL
-    for (int k = (EXP2M1_LAST - 2) / 2 * 2; k >= 0; k -= 2)
-        p = vfma(p, f2, vfma(f, vset(EXP2M1[k + 1]), vset(EXP2M1[k])));
-    return p;
-}
-
-/* t = n + f: n in the low mantissa bits of what it gives. */
-INLINE vreal exp2_split(vreal t, vreal *f) {
-    const vreal shifted = t + vset(ROUND_MAGIC);
-    *f = t - (shifted - vset(ROUND_MAGIC));
-    return shifted;
-}
-
-/* 2^n (1 + f p(f)): the exponent is added to a number near 1. */
-INLINE vreal exp2_join(vreal shifted, vreal f) {
-    return (vreal)((vuint)vfma(f, exp2m1_p(f), vset(1)) + ((vuint)shifted << MANTISSA_BITS));
-}
-
-INLINE vreal vexp2(vreal t) {
-    vreal f;
-    const vreal shifted = exp2_split(vmin(vset(EXP2_MAX), vmax(vset(EXP2_MIN), t)), &f);
-    return exp2_join(shifted, f);
-}
-
-/* x log2 e would have to be known to more digits than it has, or e^x would lose them where x is large. */
-INLINE vreal vexp(vreal x) {
-    const vreal inside = vmin(vset(EXP_MAX), vmax(vset(EXP_MIN), x));
-    const vreal shifted = vfma(inside, vset(LOG2E), vset(ROUND_MAGIC)), n = shifted - vset(ROUND_MAGIC);
-    const vreal r = vfma(n, vset(-LN2_LOW), vfma(n, vset(-LN2_HIGH), inside));
-    return exp2_join(shifted, r * vset(LOG2E));
-}
-
-INLINE vreal vsigmoid(vreal x) {
-    const vreal one = vset(1);
-    return one / (one + vexp(-x));
-}
-
-/* -- of sums that are scaled already --------------------------------------------------------------------------------
- */
-
 /* What the weights of one of so many gates, in Keras' order, are multiplied with when forward packs them. A GRU's
  * candidate is as it is: its sum is kept for backward. */
 INLINE REAL gate_scale(int gates, int gate) { return gate != 2 ? -LOG2E : gates == 4 ? 2 * LOG2E : 1; }
 
-/* sigmoid(x) of t = -x log2 e */
-INLINE vreal vsigmoid_scaled(vreal t) {
-    const vreal one = vset(1);
-    return one / (one + vexp2(t));
-}
+#define V(name) w##name
+#include "vmath_width.h"
+#undef V
+#define V(name) v##name
+#include "vmath_width.h"
+#undef V
 
-/* tanh(x) of t = 2 x log2 e. That product may be rounded: tanh has no fewer digits than its argument. */
-INLINE vreal vtanh_scaled(vreal t) {
-    vreal f;
-    const vreal shifted = exp2_split(vmin(vset(TANH_MAX), vmax(vset(-TANH_MAX), t)), &f);
-    const vreal scale = (vreal)(((vuint)shifted << MANTISSA_BITS) + ONE_BITS);
-    const vreal e = vfma(scale, f * exp2m1_p(f), scale - vset(1)); /* expm1(2x) */
-    return e / (e + vset(2));
-}
+/* -- an LSTM's gates ------------------------------------------------------------------------------------------------
+ */
 
-INLINE vreal vtanh(vreal x) { return vtanh_scaled(x * vset(2 * LOG2E)); }
+/* The gates i, f, g and o of their scaled sums, in the place of those; two at a time where a wide vector holds them,
+ * which gives the same. */
+INLINE void vgates_scaled(vreal gates[4]) {
+    if (WIDE_LANES == LANES) {
+        UNROLL
+        for (int g = 0; g < 4; g++) gates[g] = g == 2 ? vtanh_scaled(gates[g]) : vsigmoid_scaled(gates[g]);
+        return;
+    }
+    const vreal zero = vset(0), one = vset(1), two = vset(2);
+    const wreal i_f = wsigmoid_scaled(wjoin(gates[0], gates[1]));
+    /* one chain for tanh and sigmoid: e = 2^t - 1 or 2^t, and e / (e + 2) or 1 / (e + 1) */
+    const wreal least = wjoin(vset(-TANH_MAX), vset(EXP2_MIN)), most = wjoin(vset(TANH_MAX), vset(EXP2_MAX));
+    wreal f;
+    const wreal shifted = wexp2_split(wmin(most, wmax(least, wjoin(gates[2], gates[3]))), &f);
+    const wreal scale = wexp2_scale(shifted), part = wfma(f, wexp2m1_p(f), wjoin(zero, one));
+    const wreal e = wfma(scale, part, wextend(wlower(scale) - one));
+    const wreal g_o = wjoin(wlower(e), one) / (e + wjoin(two, one));
+    gates[0] = wlower(i_f), gates[1] = wupper(i_f);
+    gates[2] = wlower(g_o), gates[3] = wupper(g_o);
+}
 
 #endif
