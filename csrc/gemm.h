@@ -91,12 +91,7 @@ static void gemm_pack(int64_t K, int64_t N, const REAL *RESTRICT B, int64_t ldb,
         const int width = packed_columns(N) - panel < 2 * WIDE_LANES ? WIDE_LANES : 2 * WIDE_LANES;
         const int part = (int)(N - n0 < WIDE_LANES ? N - n0 : WIDE_LANES);
         REAL *to = packed + panel * K + (n0 - panel);
-        for (int64_t k = 0; k < K; k++, to += width) {
-            if (part == WIDE_LANES)
-                wstore(to, wload(B + k * ldb + n0));
-            else
-                for (int c = 0; c < WIDE_LANES; c++) to[c] = c < part ? B[k * ldb + n0 + c] : 0;
-        }
+        for (int64_t k = 0; k < K; k++) wstore(to + k * width, wload_n(B + k * ldb + n0, part));
     }
 }
 

@@ -135,25 +135,4 @@ INLINE void wstore_apart(REAL *p, int64_t apart, wreal v) {
     vstore(p + apart, wupper(v));
 }
 
-/* The first n < LANES elements, the rest zero. */
-#if defined(FRNN_AVX512)
-INLINE vreal vload_part(const REAL *p, int n) { return VOP(maskz_loadu)((1u << n) - 1, p); }
-INLINE void vstore_part(REAL *p, vreal v, int n) { VOP(mask_storeu)(p, (1u << n) - 1, v); }
-#else
-INLINE vreal vload_part(const REAL *p, int n) {
-    vreal v = {0};
-    memcpy(&v, p, (size_t)n * sizeof(REAL));
-    return v;
-}
-INLINE void vstore_part(REAL *p, vreal v, int n) { memcpy(p, &v, (size_t)n * sizeof(REAL)); }
-#endif
-/* The first n <= LANES; free of the test where n is the constant LANES. */
-INLINE vreal vload_n(const REAL *p, const int n) { return n == LANES ? vload(p) : vload_part(p, n); }
-INLINE void vstore_n(REAL *p, vreal v, const int n) {
-    if (n == LANES)
-        vstore(p, v);
-    else
-        vstore_part(p, v, n);
-}
-
 #endif

@@ -20,6 +20,27 @@ INLINE void V(store)(REAL *p, V(real) v) { *(V(real_u) *)p = v; }
 /* a - 0 and not a + 0: it keeps the sign of -0, so compilers fold it away */
 INLINE V(real) V(set)(REAL a) { return a - (V(real)){0}; }
 
+/* The first n < lanes elements, the rest zero. */
+#if defined(FRNN_AVX512)
+INLINE V(real) V(load_part)(const REAL *p, int n) { return VOP(maskz_loadu)((1u << n) - 1, p); }
+INLINE void V(store_part)(REAL *p, V(real) v, int n) { VOP(mask_storeu)(p, (1u << n) - 1, v); }
+#else
+INLINE V(real) V(load_part)(const REAL *p, int n) {
+    V(real) v = {0};
+    memcpy(&v, p, (size_t)n * sizeof(REAL));
+    return v;
+}
+INLINE void V(store_part)(REAL *p, V(real) v, int n) { memcpy(p, &v, (size_t)n * sizeof(REAL)); }
+#endif
+/* The first n <= lanes; free of the test where n is the constant lanes. */
+INLINE V(real) V(load_n)(const REAL *p, const int n) { return n == V(lanes) ? V(load)(p) : V(load_part)(p, n); }
+INLINE void V(store_n)(REAL *p, V(real) v, const int n) {
+    if (n == V(lanes))
+        V(store)(p, v);
+    else
+        V(store_part)(p, v, n);
+}
+
 /* vmin(limit, x) and vmax(limit, x) give x where x is NaN: a clamp must not hide one. */
 #if defined(FRNN_AVX2) || defined(FRNN_AVX512)
 INLINE V(real) V(fma)(V(real) a, V(real) b, V(real) c) { return VOP(fmadd)(a, b, c); }
