@@ -86,12 +86,14 @@ static void dinputs_multiply(const layer_task *k, int64_t s0, int64_t steps, con
         row_multiply(row_of(dx, m), row_of(dx, m), input_mask(k, m % k->n, 0) + k->i0, N);
 }
 
-/* By word: what a block adds to the words' gradients, from which dx and dW come in the end. */
+/* By word: what some steps add to the words' gradients, from which dx and dW come in the end. */
 static void words_accumulate(const layer_task *k, int64_t s0, int64_t steps, const REAL *dslots) {
     const layer_plan *p = k->plan;
     const int64_t H = p->H, units = k->u1 - k->u0;
-    for (int64_t s = s0; s < s0 + steps; s++)
-        for (int64_t b = 0; b < k->n; b++, dslots += p->lds) {
+    dslots += steps * k->n * p->lds;
+    for (int64_t s = s0 + steps - 1; s >= s0; s--)
+        for (int64_t b = k->n - 1; b >= 0; b--) {
+            dslots -= p->lds;
             REAL *to = k->dwords + word_of(k, b, s) * p->GH;
             if (units == H)
                 row_add(to, dslots, p->GH);
@@ -101,18 +103,20 @@ static void words_accumulate(const layer_task *k, int64_t s0, int64_t steps, con
 }
 
 /* C[:, owned units of `gates` gates from `column` on] = or += A^T dslots[those of the slots from `slot` on]; A is
- * (rows, M), of a block that begins at step s0: the last block in time is the first that comes. */
-static void weights_accumulate(const layer_task *k, int64_t s0, int64_t M, int64_t rows, matrix A, const REAL *dslots,
+ * (rows, M), of steps up to `end`. The last row is added first, as the sweep goes: then it does not matter how many
+ * steps come at a time. */
+static void weights_accumulate(const layer_task *k, int64_t end, int64_t M, int64_t rows, matrix A, const REAL *dslots,
                                int slot, int gates, REAL *C, int column) {
     const layer_plan *p = k->plan;
-    const int64_t H = p->H, GH = p->GH;
-    const REAL *zeros = s0 + p->block >= p->T ? p->zeros : NULL;
+    const int64_t H = p->H, GH = p->GH, ldb = -p->lds;
+    const REAL *zeros = end == p->T ? p->zeros : NULL, *B = dslots + (rows - 1) * p->lds + slot * H + k->u0;
     const int64_t runs = k->members == 1 ? 1 : gates, N = k->members == 1 ? gates * H : k->u1 - k->u0;
-    dslots += slot * H + k->u0, C += column * H + k->u0;
+    C += column * H + k->u0;
+    if (!A.rows) A.first += (rows - 1) * A.stride, A.stride = -A.stride; /* x_rows are so already */
     if (worth_packing(M) && rows > 0) /* without rows there is nothing to begin from zeros */
-        gemm_transposed_packing(M, N, rows, A, dslots, p->lds, C, GH, runs, H, zeros, k->packing);
+        gemm_transposed_packing(M, N, rows, A, B, ldb, C, GH, runs, H, zeros, k->packing);
     else
-        for (int64_t r = 0; r < runs; r++) gemm_transposed(M, N, rows, A, dslots + r * H, p->lds, C + r * H, GH, zeros);
+        for (int64_t r = 0; r < runs; r++) gemm_transposed(M, N, rows, A, B + r * H, ldb, C + r * H, GH, zeros);
 }
 
 /* With token ids, but not by word: what a block adds to the table's gradient. */
@@ -125,7 +129,7 @@ static void dtable_accumulate(const layer_task *k, int64_t s0, int64_t steps) {
 /* What a block adds to dW; dinputs_multiply has located its inputs. */
 static void dweights_accumulate(const layer_task *k, int64_t s0, int64_t steps, const REAL *dslots) {
     const layer_plan *p = k->plan;
-    const int64_t M = steps * k->n;
+    const int64_t M = steps * k->n, end = s0 + steps;
     matrix x = rows_given(k->x_rows);
     if (p->gathered) {
         inputs_gather(k, s0, steps);
@@ -134,12 +138,12 @@ static void dweights_accumulate(const layer_task *k, int64_t s0, int64_t steps, 
     }
     if (p->x_groups > 1) {
         for (int g = 0; g < p->gates; g++, x.first += p->x_group_reals)
-            weights_accumulate(k, s0, p->I, M, x, dslots, g, 1, k->dW, w_gate(p, g));
+            weights_accumulate(k, end, p->I, M, x, dslots, g, 1, k->dW, w_gate(p, g));
     } else if (p->u_slot) {
-        weights_accumulate(k, s0, p->I, M, x, dslots, 0, 1, k->dW, 2);
-        weights_accumulate(k, s0, p->I, M, x, dslots, 1, 2, k->dW, 0);
+        weights_accumulate(k, end, p->I, M, x, dslots, 0, 1, k->dW, 2);
+        weights_accumulate(k, end, p->I, M, x, dslots, 1, 2, k->dW, 0);
     } else {
-        weights_accumulate(k, s0, p->I, M, x, dslots, 0, 4, k->dW, 0);
+        weights_accumulate(k, end, p->I, M, x, dslots, 0, 4, k->dW, 0);
     }
 }
 
@@ -155,21 +159,24 @@ static void inputs_back(const layer_task *k, int64_t s0, int64_t steps, const RE
     dweights_accumulate(k, s0, steps, dslots);
 }
 
-/* What a block adds to dU, but for the candidate of a GRU with reset before: h is (steps, n, H), the states before each
- * step. */
-static void dstates_accumulate(const layer_task *k, int64_t s0, int64_t steps, const REAL *h, const REAL *dslots) {
+/* What a block adds to dU, from the states before each step. */
+static void dstates_accumulate(const layer_task *k, int64_t s0, int64_t steps, const REAL *dslots) {
     const layer_plan *p = k->plan;
     const int64_t H = p->H, skipped = starts_from_zero(p, s0) ? 1 : 0, M = (steps - skipped) * k->n;
     const int slot = p->u_slot ? 1 : 0;
-    h += skipped * k->n * H, dslots += skipped * k->n * p->lds;
+    if (p->u_slot && !p->call->reset_after) /* U's candidate part saw q, slot 3, and its gradient is slot 0 */
+        weights_accumulate(k, s0 + steps, H, steps * k->n, rows_apart(k->slots + s0 * k->n * p->S + 3 * H, p->S),
+                           dslots, 0, 1, k->dU, 2);
+    const REAL *h = k->h + (s0 + skipped) * k->n * H;
+    dslots += skipped * k->n * p->lds;
     if (!p->h_masked) {
-        weights_accumulate(k, s0, H, M, rows_apart(h, H), dslots, slot, p->u_gates, k->dU, 0);
+        weights_accumulate(k, s0 + steps, H, M, rows_apart(h, H), dslots, slot, p->u_gates, k->dU, 0);
         return;
     }
     states_mask(k, steps - skipped, h, k->h_block);
     meet(k);
     for (int g = 0; g < p->u_gates; g++)
-        weights_accumulate(k, s0, H, M, rows_apart(k->h_block + g * M * H, H), dslots, slot + g, 1, k->dU, g);
+        weights_accumulate(k, s0 + steps, H, M, rows_apart(k->h_block + g * M * H, H), dslots, slot + g, 1, k->dU, g);
 }
 
 /* The sums over a block's rows of `vectors` vectors of the slots from s on. */
@@ -177,7 +184,7 @@ INLINE void slots_sum(const layer_task *k, const int vectors, int64_t M, const R
     vreal sum[4];
     UNROLL
     for (int v = 0; v < vectors; v++) sum[v] = vload_n(k->db + s + v * LANES, (int)smaller(LANES, end - s - v * LANES));
-    for (int64_t m = 0; m < M; m++) {
+    for (int64_t m = M - 1; m >= 0; m--) {
         UNROLL
         for (int v = 0; v < vectors; v++) /* slots_block is readable beyond its end */
             sum[v] = sum[v] + vload(dslots + m * k->plan->lds + s + v * LANES);
@@ -197,31 +204,8 @@ static void dbias_accumulate(const layer_task *k, int64_t steps, const REAL *dsl
     }
 }
 
-/* -- the sweep -------------------------------------------------------------------------------------------------------
+/* -- gradients of outputs, and masks ---------------------------------------------------------------------------------
  */
-
-/* The owned units of every gate of the words' gradients: zero. */
-static void words_clear(const layer_task *k) {
-    const layer_plan *p = k->plan;
-    if (k->members == 1) {
-        memset(k->dwords, 0, (size_t)(p->call->V * p->GH) * sizeof(REAL));
-        return;
-    }
-    for (int64_t v = 0; v < p->call->V; v++)
-        for (int g = 0; g < p->gates; g++) row_zero(k->dwords + v * p->GH + g * p->H + k->u0, k->u1 - k->u0);
-}
-
-static void backward_begin(const layer_task *k) {
-    const layer_plan *p = k->plan;
-    state_load(k, k->dh, p->call->dhT);
-    state_load(k, k->dc, p->call->dcT);
-    if (p->call->mask) state_load(k, k->dy_carry, NULL);
-    if (p->by_word)
-        words_clear(k);
-    else if (p->call->ids)
-        for (int64_t v = 0; v < p->call->V; v++) row_zero(k->dtable + v * p->I + k->i0, k->i1 - k->i0);
-    for (int s = 0; s < 4; s++) row_zero(k->db + s * p->H + k->u0, k->u1 - k->u0);
-}
 
 /* Without a mask: the gradient of row b's outputs of step s, from unit u on, or NULL where there is none. */
 INLINE const REAL *dy_now(const layer_task *k, int64_t b, int64_t s, int64_t u) {

@@ -5,6 +5,7 @@
 
 #include "backward.h"
 #include "forward.h"
+#include "sweep.h"
 #include "vmath.h"
 
 /* Reset after, the gates: pre holds the scaled sums of z and r, and q, and then z and, in the place of q, the
@@ -185,21 +186,7 @@ static void gru_step_back(const layer_task *k, int64_t s, REAL *dslots) {
 }
 
 static void gru_backward_task(layer_plan *p, int64_t index, int64_t member, int64_t members) {
-    const layer_task k = task_make(p, index, member, members);
-    const int64_t H = p->H, blocks = (p->T + p->block - 1) / p->block;
-    backward_begin(&k);
-    for (int64_t s0 = (blocks - 1) * p->block; s0 >= 0; s0 -= p->block) {
-        const int64_t steps = smaller(p->block, p->T - s0);
-        for (int64_t s = s0 + steps - 1; s >= s0; s--) gru_step_back(&k, s, k.slots_block + (s - s0) * k.n * p->lds);
-        inputs_back(&k, s0, steps, k.slots_block);
-        dstates_accumulate(&k, s0, steps, k.h + s0 * k.n * H, k.slots_block);
-        if (!p->call->reset_after) /* U's candidate part saw q, slot 3, and its gradient is slot 0 */
-            weights_accumulate(&k, s0, H, steps * k.n, rows_apart(k.slots + s0 * k.n * p->S + 3 * H, p->S),
-                               k.slots_block, 0, 1, k.dU, 2);
-        dbias_accumulate(&k, steps, k.slots_block);
-        meet(&k);
-    }
-    state_store(&k, p->call->dh0, k.dh);
+    sweep_back(p, index, member, members, gru_step_back);
 }
 
 #endif

@@ -26,6 +26,10 @@ static void whole_task(void *plan, int64_t index) {
     work_on_task(p, index, 0, 1);
 }
 static void team_task(void *plan, int64_t member, int64_t members) { work_on_task(plan, 0, member, members); }
+static void following_task(void *plan, int64_t member) {
+    layer_plan *p = plan;
+    work_on_task(p, 0, member, p->members);
+}
 
 static int run(const frnn_call *call, int backward) {
     layer_plan plan;
@@ -34,7 +38,9 @@ static int run(const frnn_call *call, int backward) {
         frnn_parallel(plan.threads, weight_pieces(&plan), pack_weights, &plan);
         if (plan.by_word && !backward) frnn_parallel(plan.threads, word_tasks(&plan), words_multiply, &plan);
     }
-    if (plan.members > 1)
+    if (plan.shares) /* whoever comes late is not waited for, and the first task waits for no other */
+        frnn_parallel(plan.threads, plan.members, following_task, &plan);
+    else if (plan.members > 1)
         frnn_team(plan.members, team_task, &plan);
     else
         frnn_parallel(plan.threads, plan.tasks, whole_task, &plan);

@@ -4,6 +4,7 @@
 
 #include "backward.h"
 #include "forward.h"
+#include "sweep.h"
 #include "vmath.h"
 
 /* One row, up to c: pre holds the scaled sums of i, f, g, o, a vector each, and then, of those, o and c in the
@@ -117,19 +118,7 @@ static void lstm_step_back(const layer_task *k, int64_t s, REAL *dslots) {
 }
 
 static void lstm_backward_task(layer_plan *p, int64_t index, int64_t member, int64_t members) {
-    const layer_task k = task_make(p, index, member, members);
-    const int64_t blocks = (p->T + p->block - 1) / p->block;
-    backward_begin(&k);
-    for (int64_t s0 = (blocks - 1) * p->block; s0 >= 0; s0 -= p->block) {
-        const int64_t steps = smaller(p->block, p->T - s0);
-        for (int64_t s = s0 + steps - 1; s >= s0; s--) lstm_step_back(&k, s, k.slots_block + (s - s0) * k.n * p->lds);
-        inputs_back(&k, s0, steps, k.slots_block);
-        dstates_accumulate(&k, s0, steps, k.h + s0 * k.n * p->H, k.slots_block);
-        dbias_accumulate(&k, steps, k.slots_block);
-        meet(&k);
-    }
-    state_store(&k, p->call->dh0, k.dh);
-    state_store(&k, p->call->dc0, k.dc);
+    sweep_back(p, index, member, members, lstm_step_back);
 }
 
 #endif

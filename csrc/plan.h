@@ -5,7 +5,7 @@
  * results do not depend on the number of threads. Small layers are cut into tasks of one thread each, which need no
  * barrier. Where weights are large, or rows too few to share out, there is one task only, and a team works on it: each
  * member owns some units, hence some columns of every matrix, and all meet once a step. Every element is still one
- * chain of operations.
+ * chain of operations. Or, backward with few rows, one thread sweeps and others follow with the products: see sweep.h.
  *
  * A block is as many time steps as keep the block's inputs and gates in the second-level cache, or as give the products
  * over a block enough rows. The products with W run over a whole block, rows (t, b), only those with U are done step by
@@ -36,7 +36,9 @@ enum {
     MIN_ROWS = 8,        /* of a task, where there is more than one */
     MAX_TASKS = 16,
     TEAM_REALS = 1 << 18,          /* weights from here on are worked on by a team, */
-    TEAM_FEW_ROWS_REALS = 1 << 16, /* or from here on if there are fewer rows than two tasks need */
+    TEAM_FEW_ROWS_REALS = 1 << 16, /* or from here on if there are fewer rows than two tasks need; */
+    FOLLOWED_REALS = 1 << 14,      /* but of these, backward is swept by one and followed by others, from here on */
+    FOLLOWED_ROWS = 16,            /* that the sweep goes on by before it says so */
     BY_STEP_REALS = 1 << 14, /* weights up to which both fit into the first-level cache, a vector of units at a time, */
     ROWS_BY_STEP = 12,       /* and a task's rows from which on they are worth reading for a step */
     LARGE_REALS = 1 << 20,   /* weights whose gradients are worth fewer rounds than blocks of that size */
@@ -47,6 +49,12 @@ enum {
 
 /* Large enough that a small vocabulary, as one task, needs no other thread. */
 enum { WORDS_PER_TASK = 1024, PANELS_PER_TASK = 8 };
+
+/* How far back a sweep, or what follows it, has come: to this step. */
+typedef struct {
+    _Alignas(64) atomic_llong step;
+    atomic_int taken;
+} sweep_progress;
 
 typedef struct {
     const frnn_call *call;
@@ -69,6 +77,8 @@ typedef struct {
     int pack_by_task;         /* each task packs the weights for itself */
     int64_t threads, members; /* at most so many may work; on one task */
     frnn_flag *flags;         /* of the members, where they meet */
+    int64_t shares;           /* of the columns, where one member sweeps and others follow: see sweep.h; else none */
+    sweep_progress *swept, *done;
     /* shared by the tasks */
     REAL *memory, *W, *U, *Uc, *Wt, *Ut, *Wg, *Ug, *bias;
     REAL *words; /* by word: (V, GH), the slots that each word's rows begin from */
@@ -167,6 +177,8 @@ static int64_t lay_out(layer_plan *p, REAL *m) {
     const int64_t V = p->by_word ? p->call->V : 0;
     int64_t at = 0;
     p->flags = (frnn_flag *)take(m, &at, p->members * (int64_t)(sizeof(frnn_flag) / sizeof(REAL)));
+    p->swept = (sweep_progress *)take(m, &at, (1 + p->shares) * (int64_t)(sizeof(sweep_progress) / sizeof(REAL)));
+    p->done = p->swept + 1;
     p->bias = take(m, &at, S + 2 * WIDE_LANES);
     if (p->backward) {
         /* under dropout masks of each gate, the gates' parts are products of their own */
@@ -186,7 +198,8 @@ static int64_t lay_out(layer_plan *p, REAL *m) {
     p->x_block = take(m, &at, p->gathered ? p->x_groups * p->x_group_reals : 0);
     const int64_t pointers = V ? 0 : 2 * block_rows * (int64_t)sizeof(REAL *) * 8 / REAL_BITS;
     p->row_reals = (pointers + 15) / 16 * 16;
-    p->x_rows = (REAL **)take(m, &at, p->row_reals * p->members);
+    const int64_t views = larger(p->members, p->shares);
+    p->x_rows = (REAL **)take(m, &at, p->row_reals * views);
     /* products read beyond the last row */
     p->slots_block = take(m, &at, block_rows * p->lds + 2 * WIDE_LANES);
     p->h_block = take(m, &at, p->h_masked ? (p->backward ? block_rows : 2 * p->rows) * p->u_gates * H : 0);
@@ -198,7 +211,7 @@ static int64_t lay_out(layer_plan *p, REAL *m) {
         p->dW = take(m, &at, alone ? 0 : I * GH);
         p->dU = take(m, &at, alone ? 0 : H * GH);
         p->db = take(m, &at, S);
-        p->packing = take(m, &at, p->members * packing_reals(larger(I, H)));
+        p->packing = take(m, &at, views * packing_reals(larger(I, H)));
         p->dwords = take(m, &at, V ? V * GH + 2 * WIDE_LANES : 0);
         p->dtable = take(m, &at, p->call->ids && !V && !alone ? p->call->V * I : 0);
     } else {
@@ -284,7 +297,10 @@ static int plan_make(layer_plan *p, const frnn_call *call, int backward) {
     /* Two tasks of at least MIN_ROWS rows as soon as possible, then tasks of 32 rows, where a row of weights from
      * the second-level cache feeds enough multiply-adds. */
     const int64_t weights = (p->I + p->H) * p->GH, work = p->B * p->T * weights;
-    const int team = weights >= (p->B < 2 * MIN_ROWS ? TEAM_FEW_ROWS_REALS : TEAM_REALS);
+    const int few = p->B < 2 * MIN_ROWS, team = weights >= (few ? TEAM_FEW_ROWS_REALS : TEAM_REALS);
+    /* under dropout masks members would have to meet on the way */
+    const int followed =
+        backward && few && !call->x_masks && !call->h_masks && weights >= FOLLOWED_REALS && weights < TEAM_REALS;
     const int64_t tasks = larger(smaller((p->B + 31) / 32, MAX_TASKS), smaller(2, p->B / MIN_ROWS));
     p->rows = team ? p->B : (p->B + larger(tasks, 1) - 1) / larger(tasks, 1);
     p->tasks = (p->B + p->rows - 1) / p->rows;
@@ -296,7 +312,9 @@ static int plan_make(layer_plan *p, const frnn_call *call, int backward) {
     p->w_by_step = !p->by_word && p->rows >= ROWS_BY_STEP && weights <= BY_STEP_REALS;
     p->x_group_reals = p->block * p->rows * p->ldx;
     p->threads = work < SMALL_WORK ? 1 : frnn_get_threads();
-    p->members = team ? smaller(p->threads, (p->H + 2 * WIDE_LANES - 1) / (2 * WIDE_LANES)) : 1;
+    const int64_t panels = (p->H + 2 * WIDE_LANES - 1) / (2 * WIDE_LANES);
+    p->members = followed ? smaller(p->threads, 1 + panels) : team ? smaller(p->threads, panels) : 1;
+    p->shares = followed && p->members > 1 ? smaller(panels, 2 * p->members) : 0;
     p->far = weights / p->members >= FAR_REALS && p->B >= 2 * MIN_ROWS;
     p->pack_by_task = p->tasks > 1 && weights <= FEW_WEIGHTS &&
                       (!p->by_word || (call->V <= WORDS_PER_TASK && p->tasks <= p->threads));
@@ -305,6 +323,7 @@ static int plan_make(layer_plan *p, const frnn_call *call, int backward) {
     if (!p->memory) return -1;
     lay_out(p, p->memory);
     memset(p->flags, 0, (size_t)p->members * sizeof(frnn_flag));
+    for (int64_t k = 0; k <= p->shares; k++) atomic_init(&p->swept[k].step, p->T), atomic_init(&p->swept[k].taken, 0);
     return 0;
 }
 

@@ -151,13 +151,15 @@ INLINE const REAL *input_row(const layer_task *k, int64_t b, int64_t s) {
     return (const REAL *)call->x + (call->ids ? word_of(k, b, s) : place_of(k, b, s)) * call->I;
 }
 
-/* x_rows and dx_rows: where the rows of steps [s0, s0 + steps), in the order (step, sample), lie in x and dx. With
- * token ids, the gradient of a row is made in x_block, from where it is added to its word's. */
+/* x_rows and dx_rows: where the rows of steps [s0, s0 + steps), in the order (step, sample), lie in x and dx; in
+ * backward x_rows from the last to the first, see weights_accumulate. With token ids, the gradient of a row is made in
+ * x_block, from where it is added to its word's. */
 static void inputs_locate(const layer_task *k, int64_t s0, int64_t steps) {
     const layer_plan *p = k->plan;
+    const int64_t last = steps * k->n - 1;
     for (int64_t s = s0, m = 0; s < s0 + steps; s++)
         for (int64_t b = 0; b < k->n; b++, m++) {
-            k->x_rows[m] = (REAL *)input_row(k, b, s);
+            k->x_rows[p->backward ? last - m : m] = (REAL *)input_row(k, b, s);
             if (p->backward)
                 k->dx_rows[m] = p->call->ids ? k->x_block + m * p->ldx : (REAL *)p->call->dx + place_of(k, b, s) * p->I;
         }

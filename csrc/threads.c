@@ -212,17 +212,21 @@ void frnn_parallel(int64_t most, int64_t tasks, void (*task)(void *context, int6
     fork_join(most, 0, work_off, &list);
 }
 
+/* To pause may take 140 cycles, which is half of a meeting; but who comes late may share the core. With more threads
+ * than cores, the others may be waiting for this one's. */
+void frnn_pause(int spins) {
+    if (spins > BARRIER_SPINS)
+        sched_yield();
+    else if (spins > EAGER_SPINS)
+        RELAX();
+}
+
 void frnn_meet(frnn_flag *flags, int64_t member, int64_t members) {
     const unsigned round = atomic_load_explicit(&flags[member].rounds, memory_order_relaxed) + 1;
     atomic_store_explicit(&flags[member].rounds, round, memory_order_release);
     for (int64_t k = 0; k < members; k++)
         for (int spins = 0; (int)(atomic_load_explicit(&flags[k].rounds, memory_order_acquire) - round) < 0; spins++)
-            /* To pause may take 140 cycles, which is half of a meeting; but who comes late may share the core. With
-             * more threads than cores, the others may be waiting for this one's. */
-            if (spins > BARRIER_SPINS)
-                sched_yield();
-            else if (spins > EAGER_SPINS)
-                RELAX();
+            frnn_pause(spins);
 }
 
 void frnn_set_threads(int32_t threads) {

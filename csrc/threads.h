@@ -11,7 +11,7 @@
 void frnn_team(int64_t most, void (*work)(void *context, int64_t member, int64_t members), void *context);
 
 /* Runs task(context, 0 .. tasks-1), each exactly once, on any of at most `most` threads. Tasks must not depend on each
- * other. */
+ * other, but on the first: nobody begins one before somebody has begun that. */
 void frnn_parallel(int64_t most, int64_t tasks, void (*task)(void *context, int64_t index), void *context);
 
 /* Where the members of a team wait for each other: how often each of them has come here, all zero to begin with. Every
@@ -21,5 +21,8 @@ typedef struct {
 } frnn_flag;
 
 void frnn_meet(frnn_flag *flags, int64_t member, int64_t members);
+
+/* Lets a moment pass for one who has looked for something so many times. */
+void frnn_pause(int spins);
 
 #endif

@@ -39,7 +39,7 @@ def leave_other_numbers(case: Case, backend: str) -> None:
     case.with_inputs(**others).run(backend)
 
 
-@pytest.mark.parametrize("options", ["plain", "all"])
+@pytest.mark.parametrize("options", ["plain", "mask_backwards", "all"])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("cell", CELLS)
 def test_any_number_of_threads(
@@ -56,13 +56,16 @@ def test_any_number_of_threads(
 
 
 @pytest.mark.parametrize("words", [20, 1500], ids=["few words", "many words"])
+@pytest.mark.parametrize("shape", [(64, 60, 16, 8), TEAM_SHAPES[0]])
 @pytest.mark.parametrize("cell", CELLS)
-def test_token_ids_and_any_number_of_threads(threaded_backend: str, cell: str, words: int) -> None:
+def test_token_ids_and_any_number_of_threads(
+    threaded_backend: str, cell: str, shape: tuple[int, int, int, int], words: int
+) -> None:
     """Few words: each task does the product with W for itself where there are threads enough, else all share it."""
     rng = np.random.default_rng(38)
-    case = make_case(cell, (64, 60, 16, 8), np.float32, seed=38)
-    table = rng.standard_normal((words, 16)).astype(np.float32)
-    case = case.with_inputs(x=Lookup(table, rng.integers(0, words, (64, 60))))  # type: ignore[arg-type]
+    case = make_case(cell, shape, np.float32, seed=38)
+    table = rng.standard_normal((words, shape[2])).astype(np.float32)
+    case = case.with_inputs(x=Lookup(table, rng.integers(0, words, shape[:2])))  # type: ignore[arg-type]
     fr.set_num_threads(1)
     alone = case.run(threaded_backend)
     assert_close(alone, case.run("reference"), 1e-5)
