@@ -27,7 +27,7 @@ INLINE void V(tile_turn)(const int rows, const int vectors, const int transposed
  * is inlined. A's rows are the tile's, or, transposed, its k. Row r starts from from[r]. */
 INLINE void V(tile_multiply)(const int rows, const int vectors, const int transposed, const int chains, int64_t K,
                              matrix A, const REAL *B, int64_t ldb, const REAL *const *from, matrix C) {
-    const int ahead = V(lanes) * sizeof(REAL) == 64 && !transposed && rows > 2;
+    const int ahead = V(lanes) * sizeof(REAL) == 64 && rows > 2;
     V(real) acc[2][TILE_ROWS][2];
     UNROLL
     for (int r = 0; r < rows; r++) {
