@@ -189,16 +189,17 @@ INLINE void state_mask_store(const layer_task *k, int64_t b, int64_t u, vreal h,
     for (int g = 0; g < p->u_gates; g++, mask += p->B * p->H, to += stride) vstore_n(to, h * vload_n(mask, part), part);
 }
 
-/* to (u_gates, steps, n, H) = the owned units of h (steps, n, H) under the recurrent dropout mask of each gate. */
+/* to (u_gates, steps, n, H) = the owned units of h (steps, n, H) under the recurrent dropout mask of each gate. A
+ * member alone owns all, which lie side by side. */
 static void states_mask(const layer_task *k, int64_t steps, const REAL *h, REAL *to) {
-    const int64_t H = k->plan->H, rows = steps * k->n;
-    for (int64_t m = 0, b = 0; m < rows; m++, b = b + 1 == k->n ? 0 : b + 1) {
-        int64_t u = k->u0, at = m * H + u;
-        for (; u + LANES <= k->u1; u += LANES, at += LANES)
-            state_mask_store(k, b, u, vload(h + at), to + at, rows * H, LANES);
-        const int left = (int)(k->u1 - u);
-        if (left) state_mask_store(k, b, u, vload_part(h + at, left), to + at, rows * H, left);
-    }
+    const int64_t H = k->plan->H, nH = k->n * H, alone = k->members == 1;
+    const int64_t rows = alone ? 1 : k->n, N = alone ? nH : k->u1 - k->u0;
+    for (int64_t s = 0; s < steps; s++)
+        for (int g = 0; g < k->plan->u_gates; g++)
+            for (int64_t b = 0; b < rows; b++) {
+                const int64_t at = s * nH + b * H + k->u0;
+                row_multiply(to + g * steps * nH + at, h + at, state_mask(k, b, g) + k->u0, N);
+            }
 }
 
 /* Calls unit(b, u, part) for all owned units u of the task's rows b that are not masked at this time, LANES units at a
