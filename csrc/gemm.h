@@ -5,8 +5,9 @@
  *
  * A tile's accumulators, one row of B and one broadcast element of A fill the register file. Every element of C is one
  * chain of fused multiply-adds over k in order, or the sum of two, over even and odd k, where a strip of gemm_packed is
- * one vector wide; whatever tile it falls in. So a result depends neither on the number of rows in a call nor on how
- * rows and columns are split over threads. gates.h has the product for all gates of some units, of such tiles too.
+ * one vector wide, or of four where it is half a wide one; whatever tile it falls in. So a result depends neither on
+ * the number of rows in a call nor on how rows and columns are split over threads. gates.h has the product for all
+ * gates of some units, of such tiles too.
  */
 #ifndef FRNN_GEMM_H
 #define FRNN_GEMM_H
@@ -36,7 +37,9 @@ INLINE int64_t deal_rows(int64_t left, int64_t most) {
  */
 
 /* A packed matrix: panels of 2 * WIDE_LANES columns, the last one WIDE_LANES wide where that is enough,
- * [panel][k][column], columns beyond N zero. */
+ * [panel][k][column], columns beyond N zero. Where half of a wide vector is enough, two k are side by side: [k / 2]
+ * [column][k % 2], and a last one without its second has zeros there. */
+INLINE int in_twos(int64_t columns) { return WIDE_LANES > LANES && columns <= LANES; }
 INLINE int64_t packed_columns(int64_t N) { return (N + WIDE_LANES - 1) / WIDE_LANES * WIDE_LANES; }
 
 typedef REAL v4 __attribute__((vector_size(4 * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
@@ -59,12 +62,25 @@ INLINE void transpose4(const REAL *from, int64_t from_stride, REAL *to, int64_t 
     *(v4 *)(to + 3 * to_stride) = SHUFFLE4(ab23, cd23, 2, 3, 6, 7);
 }
 
+/* Rows [k0, k0 + K) of packed_K of a panel of twos; B[k,n] is at B[k * k_stride + n * n_stride]. */
+static void twos_pack(int64_t K, int N, const REAL *RESTRICT B, int64_t k_stride, int64_t n_stride, REAL *RESTRICT to,
+                      int64_t packed_K, int64_t k0) {
+    const int64_t end = k0 + K == packed_K ? (packed_K + 1) / 2 * 2 : k0 + K;
+    for (int64_t k = k0; k < end; k++)
+        for (int n = 0; n < LANES; n++)
+            to[(k / 2 * LANES + n) * 2 + k % 2] = n < N && k < k0 + K ? B[(k - k0) * k_stride + n * n_stride] : 0;
+}
+
 /* B[k,n] is at B[n * ldb + k]: the transpose of a matrix as it lies. Rows [k0, k0 + K) of a packed matrix of packed_K
  * rows. */
 static void gemm_pack_transposed(int64_t K, int64_t N, const REAL *RESTRICT B, int64_t ldb, REAL *RESTRICT packed,
                                  int64_t packed_K, int64_t k0) {
     enum { RUN = 64 }; /* so many k side by side are read of each n in turn */
     for (int64_t n0 = 0; n0 < N; n0 += 2 * WIDE_LANES) {
+        if (in_twos(N - n0)) {
+            twos_pack(K, (int)(N - n0), B + n0 * ldb, 1, ldb, packed + n0 * packed_K, packed_K, k0);
+            return;
+        }
         const int64_t left = packed_columns(N) - n0;
         const int width = left < 2 * WIDE_LANES ? WIDE_LANES : 2 * WIDE_LANES;
         REAL *to = packed + n0 * packed_K + k0 * width;
@@ -88,6 +104,10 @@ static void gemm_pack_transposed(int64_t K, int64_t N, const REAL *RESTRICT B, i
 static void gemm_pack(int64_t K, int64_t N, const REAL *RESTRICT B, int64_t ldb, REAL *RESTRICT packed) {
     for (int64_t n0 = 0; n0 < N; n0 += WIDE_LANES) {
         const int64_t panel = n0 / (2 * WIDE_LANES) * (2 * WIDE_LANES);
+        if (n0 == panel && in_twos(N - n0)) {
+            twos_pack(K, (int)(N - n0), B + n0, ldb, 1, packed + n0 * K, K, 0);
+            return;
+        }
         const int width = packed_columns(N) - panel < 2 * WIDE_LANES ? WIDE_LANES : 2 * WIDE_LANES;
         const int part = (int)(N - n0 < WIDE_LANES ? N - n0 : WIDE_LANES);
         REAL *to = packed + panel * K + (n0 - panel);
@@ -156,6 +176,77 @@ INLINE void row_multiply_panels(int64_t K, const REAL *A, const REAL *B, int64_t
     for (int v = 0; v < 4; v++) wstore(C + v * WIDE_LANES, acc[v]);
 }
 
+/* C = A B or C += A B for a panel of twos: wide vectors take two k at once, though the columns fill half of one. Every
+ * element is the sum of four chains, so that a single row does not wait for its multiply-adds. */
+INLINE void twos_tile(const int rows, int64_t K, matrix A, const REAL *B, int columns, matrix C, const int add) {
+    wreal acc[2][TILE_ROWS];
+    UNROLL
+    for (int r = 0; r < rows; r++) acc[0][r] = acc[1][r] = wset(0);
+    int64_t k = 0;
+    for (; k + 4 <= K; k += 4, B += 4 * LANES) {
+        UNROLL
+        for (int c = 0; c < 2; c++) {
+            UNROLL
+            for (int r = 0; r < rows; r++)
+                acc[c][r] = wfma(wset_two(row_of(A, r) + k + 2 * c), wload(B + 2 * c * LANES), acc[c][r]);
+        }
+    }
+    if (k + 2 <= K) {
+        UNROLL
+        for (int r = 0; r < rows; r++) acc[0][r] = wfma(wset_two(row_of(A, r) + k), wload(B), acc[0][r]);
+        k += 2, B += 2 * LANES;
+    }
+    if (k < K) {
+        UNROLL
+        for (int r = 0; r < rows; r++) acc[0][r] = wfma(wset_one(row_of(A, r) + k), wload(B), acc[0][r]);
+    }
+    UNROLL
+    for (int r = 0; r < rows; r += 2) {
+        const int next = r + 1 < rows ? r + 1 : r;
+        const wreal sums = wsum_twos(acc[0][r] + acc[1][r], acc[0][next] + acc[1][next]);
+        UNROLL
+        for (int q = r; q <= next; q++) {
+            vreal sum = q == r ? wlower(sums) : wupper(sums);
+            if (add) sum = sum + vload_n(row_of(C, q), columns);
+            vstore_n(row_of(C, q), sum, columns);
+        }
+    }
+}
+
+#define TWOS_CASE(n)                                                                                                   \
+    case n:                                                                                                            \
+        if (columns == LANES)                                                                                          \
+            twos_tile(n, K, A, B, LANES, C, add);                                                                      \
+        else                                                                                                           \
+            twos_tile(n, K, A, B, columns, C, add);                                                                    \
+        break;
+
+INLINE void twos_strip(int64_t M, int64_t K, matrix A, const REAL *B, int columns, matrix C, const int add) {
+    for (int64_t m = 0, rows; m < M; m += rows) {
+        rows = deal_rows(M - m, TILE_ROWS);
+        switch (rows) {
+            TWOS_CASE(1)
+            TWOS_CASE(2)
+            TWOS_CASE(3)
+            TWOS_CASE(4)
+            TWOS_CASE(5)
+            TWOS_CASE(6)
+            TWOS_CASE(7)
+            TWOS_CASE(8)
+            TWOS_CASE(9)
+            TWOS_CASE(10)
+            TWOS_CASE(11)
+            TWOS_CASE(12)
+        }
+        A.first += rows * A.stride;
+        if (C.rows)
+            C.rows += rows;
+        else
+            C.first += rows * C.stride;
+    }
+}
+#undef TWOS_CASE
+
 /* B is rows [k0, k0 + K) of a packed matrix of packed_K rows; C = A B where `zeros`, two vectors of them, is given,
  * else C += A B. */
 NOINLINE void gemm_packed(int64_t M, int64_t N, int64_t K, const REAL *A, int64_t lda, const REAL *packed,
@@ -165,6 +256,10 @@ NOINLINE void gemm_packed(int64_t M, int64_t N, int64_t K, const REAL *A, int64_
         row_multiply_panels(K, A, packed + n * packed_K + k0 * 2 * WIDE_LANES, 2 * WIDE_LANES * packed_K, row_of(C, 0),
                             zeros);
     for (; n < N; n += 2 * WIDE_LANES, C.column += 2 * WIDE_LANES) {
+        if (in_twos(N - n)) { /* then k0 is even */
+            twos_strip(M, K, rows_apart(A, lda), packed + n * packed_K + k0 * LANES, (int)(N - n), C, zeros == NULL);
+            return;
+        }
         const int64_t width = N - n > WIDE_LANES ? 2 * WIDE_LANES : WIDE_LANES;
         strip_multiply(A_ROWS, M, K, rows_apart(A, lda), packed + n * packed_K + k0 * width, width, N - n, C, zeros);
     }

@@ -98,13 +98,17 @@ typedef uint64_t REAL_UINT;
 #define WIDE_LANES ((int)wlanes)
 
 /* Two vectors as one wide one, one with zeros above it, two numbers for all lanes of either half, and the halves of a
- * wide vector; where none is as wide, nobody asks. */
+ * wide vector; two numbers for every two lanes, or one and zero, and of each of two such vectors the sums of every two
+ * lanes, side by side. Where none is as wide, nobody asks. */
 #if WIDE_BYTES == VECTOR_BYTES
 INLINE wreal wjoin(vreal lower, vreal upper) { return (void)upper, lower; }
 INLINE wreal wextend(vreal v) { return v; }
 INLINE wreal wset_apart(const REAL *p, int64_t apart) { return (void)apart, vset(*p); }
 INLINE vreal wlower(wreal v) { return v; }
 INLINE vreal wupper(wreal v) { return v; }
+INLINE wreal wset_two(const REAL *p) { return vset(*p); }
+INLINE wreal wset_one(const REAL *p) { return vset(*p); }
+INLINE wreal wsum_twos(wreal a, wreal b) { return (void)b, a; }
 #elif REAL_BITS == 32
 INLINE wreal wjoin(vreal lower, vreal upper) {
     return (wreal)_mm512_insertf64x4(_mm512_castpd256_pd512((__m256d)lower), (__m256d)upper, 1);
@@ -115,6 +119,17 @@ INLINE wreal wset_apart(const REAL *p, int64_t apart) {
 }
 INLINE vreal wlower(wreal v) { return _mm512_castps512_ps256(v); }
 INLINE vreal wupper(wreal v) { return (vreal)_mm512_extractf64x4_pd((__m512d)v, 1); }
+INLINE wreal wset_two(const REAL *p) {
+    double both;
+    memcpy(&both, p, sizeof both);
+    return (wreal)_mm512_set1_pd(both);
+}
+INLINE wreal wset_one(const REAL *p) { return _mm512_maskz_broadcastss_ps(0x5555, _mm_load_ss(p)); }
+INLINE wreal wsum_twos(wreal a, wreal b) {
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const __m512i odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+    return _mm512_permutex2var_ps(a, even, b) + _mm512_permutex2var_ps(a, odd, b);
+}
 #else
 INLINE wreal wjoin(vreal lower, vreal upper) { return _mm512_insertf64x4(_mm512_castpd256_pd512(lower), upper, 1); }
 INLINE wreal wextend(vreal v) { return _mm512_zextpd256_pd512(v); }
@@ -123,6 +138,13 @@ INLINE wreal wset_apart(const REAL *p, int64_t apart) {
 }
 INLINE vreal wlower(wreal v) { return _mm512_castpd512_pd256(v); }
 INLINE vreal wupper(wreal v) { return _mm512_extractf64x4_pd(v, 1); }
+INLINE wreal wset_two(const REAL *p) { return (wreal)_mm512_broadcast_f32x4((__m128)_mm_loadu_pd(p)); }
+INLINE wreal wset_one(const REAL *p) { return _mm512_maskz_broadcastsd_pd(0x55, _mm_load_sd(p)); }
+INLINE wreal wsum_twos(wreal a, wreal b) {
+    const __m512i even = _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14),
+                  odd = _mm512_setr_epi64(1, 3, 5, 7, 9, 11, 13, 15);
+    return _mm512_permutex2var_pd(a, even, b) + _mm512_permutex2var_pd(a, odd, b);
+}
 #endif
 
 /* What fills one of either kind: a number, or vector, or two of them that lie `apart`. */
