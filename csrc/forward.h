@@ -103,9 +103,12 @@ INLINE const REAL *states_seen(const layer_task *k, int64_t s, const REAL *h) {
 /* Makes what states_seen gives after step s: for units u of row b, from its new states. */
 INLINE void state_ready(const layer_task *k, const layer_step *step, int64_t s, int64_t b, int64_t u, vreal h,
                         const int part) {
-    const int64_t H = k->plan->H, nH = k->n * H;
-    if (step->next_masked)
-        state_mask_store(k, b, u, h, k->h_block + ((s + 1) & 1) * k->plan->u_gates * nH + b * H + u, nH, part);
+    const layer_plan *p = k->plan;
+    const int64_t H = p->H, nH = k->n * H;
+    if (!step->next_masked) return;
+    const REAL *mask = state_mask(k, b, 0) + u;
+    REAL *to = k->h_block + ((s + 1) & 1) * p->u_gates * nH + b * H + u;
+    for (int g = 0; g < p->u_gates; g++, mask += p->B * H, to += nH) vstore_n(to, h * vload_n(mask, part), part);
 }
 
 /* Slots of U's gates for all owned units and rows of step s, tile by tile, in `pre` (rows, 4 LANES), and after them

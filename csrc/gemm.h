@@ -130,6 +130,14 @@ typedef struct {
 INLINE REAL *row_of(matrix A, int64_t r) { return (A.rows ? A.rows[r] : A.first + r * A.stride) + A.column; }
 INLINE matrix rows_apart(const REAL *first, int64_t stride) { return (matrix){(REAL *)first, stride, NULL, 0}; }
 INLINE matrix rows_given(REAL *const *rows) { return (matrix){NULL, 0, rows, 0}; }
+/* The same part from row r on. */
+INLINE matrix rows_from(matrix A, int64_t r) {
+    if (A.rows)
+        A.rows += r;
+    else
+        A.first += r * A.stride;
+    return A;
+}
 
 /* How many k ahead the lines of B are fetched, where they come from further than the first-level cache: multiply-adds
  * that wait fill what a processor looks ahead with before it comes to them. With AVX-512, where a vector is a line,
@@ -215,10 +223,7 @@ INLINE void twos_tile(const int rows, int64_t K, matrix A, const REAL *B, int co
 
 #define TWOS_CASE(n)                                                                                                   \
     case n:                                                                                                            \
-        if (columns == LANES)                                                                                          \
-            twos_tile(n, K, A, B, LANES, C, add);                                                                      \
-        else                                                                                                           \
-            twos_tile(n, K, A, B, columns, C, add);                                                                    \
+        twos_tile(n, K, A, B, columns, C, add);                                                                        \
         break;
 
 INLINE void twos_strip(int64_t M, int64_t K, matrix A, const REAL *B, int columns, matrix C, const int add) {
@@ -238,11 +243,7 @@ INLINE void twos_strip(int64_t M, int64_t K, matrix A, const REAL *B, int column
             TWOS_CASE(11)
             TWOS_CASE(12)
         }
-        A.first += rows * A.stride;
-        if (C.rows)
-            C.rows += rows;
-        else
-            C.first += rows * C.stride;
+        A = rows_from(A, rows), C = rows_from(C, rows);
     }
 }
 #undef TWOS_CASE
@@ -314,8 +315,9 @@ static void gemm_transposed_packing(int64_t M, int64_t N, int64_t K, matrix A, c
         rows = deal_rows(K - k, PACKED_ROWS);
         for (int64_t m = 0, columns; m < M; m += columns) {
             columns = deal_rows(M - m, PACKED_COLUMNS);
-            tiles_pack(columns, rows,
-                       (matrix){A.first + k * A.stride, A.stride, A.rows ? A.rows + k : NULL, A.column + m}, tiles);
+            matrix part = rows_from(A, k);
+            part.column += m;
+            tiles_pack(columns, rows, part, tiles);
             for (int64_t r = 0; r < runs; r++)
                 for (int64_t n = 0; n < N; n += 2 * WIDE_LANES) {
                     const int vectors = N - n > WIDE_LANES ? 2 : 1;

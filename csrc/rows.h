@@ -180,15 +180,6 @@ static void inputs_gather(const layer_task *k, int64_t s0, int64_t steps) {
         }
 }
 
-/* Units u of row b under the recurrent dropout mask of each gate, to `to` and on, a gate `stride` after the one before.
- */
-INLINE void state_mask_store(const layer_task *k, int64_t b, int64_t u, vreal h, REAL *to, int64_t stride,
-                             const int part) {
-    const layer_plan *p = k->plan;
-    const REAL *mask = state_mask(k, b, 0) + u;
-    for (int g = 0; g < p->u_gates; g++, mask += p->B * p->H, to += stride) vstore_n(to, h * vload_n(mask, part), part);
-}
-
 /* to (u_gates, steps, n, H) = the owned units of h (steps, n, H) under the recurrent dropout mask of each gate. A
  * member alone owns all, which lie side by side. */
 static void states_mask(const layer_task *k, int64_t steps, const REAL *h, REAL *to) {
