@@ -16,6 +16,7 @@
     do {                                                                                                               \
         const layer_plan *p_ = (k)->plan;                                                                              \
         gates_product product_ = {.K = p_->H, .a_stride = p_->H, .packed = B};                                         \
+        gates_function *multiply_ = gates_choose(gates, NULL, &product_, 0);                                           \
         REAL pre_[GATE_ROWS * 4 * LANES];                                                                              \
         const REAL *from_[GATE_ROWS];                                                                                  \
         for (int r_ = 0; r_ < GATE_ROWS; r_++) from_[r_] = p_->zeros;                                                  \
@@ -24,7 +25,7 @@
             for (int64_t m0_ = 0, rows_; m0_ < M; m0_ += rows_) {                                                      \
                 rows_ = deal_rows(M - m0_, gate_tile_rows(gates));                                                     \
                 for (int64_t r_ = 0; r_ < rows_; r_++) product_.A[r_] = (slots) + (m0_ + r_) * p_->lds;                \
-                gates_multiply(gates, NULL, &product_, n, (int)rows_, from_, 0, NULL, pre_, 4 * LANES, LANES);         \
+                multiply_(NULL, &product_, n, (int)rows_, from_, 0, NULL, pre_, 4 * LANES, LANES);                     \
                 for (int64_t r_ = 0; r_ < rows_; r_++) row(m0_ + r_, n, left_, pre_ + r_ * 4 * LANES);                 \
             }                                                                                                          \
         }                                                                                                              \

@@ -8,6 +8,7 @@
 static void slots_begin(const layer_plan *p, int64_t M, matrix x, int64_t a_stride, int64_t u0, int64_t u1, REAL *slots,
                         int64_t ld) {
     gates_product product = {.K = p->I, .a_stride = a_stride, .packed = p->W};
+    gates_function *multiply = gates_choose(p->gates, NULL, &product, p->far);
     const int64_t most = gate_tile_rows(p->gates);
     const REAL *from[GATE_ROWS];
     REAL own[GATE_ROWS * 4 * LANES];
@@ -20,11 +21,11 @@ static void slots_begin(const layer_plan *p, int64_t M, matrix x, int64_t a_stri
             for (int64_t r = 0; r < rows; r++) product.A[r] = row_of(x, m + r);
             REAL *to = slots + m * ld + u;
             if (part == LANES) {
-                gates_multiply(p->gates, NULL, &product, u, (int)rows, from, p->H, NULL, to, ld, p->H);
+                multiply(NULL, &product, u, (int)rows, from, p->H, NULL, to, ld, p->H);
                 product.next += product.K * product.next_step;
                 continue;
             }
-            gates_multiply(p->gates, NULL, &product, u, (int)rows, from, p->H, NULL, own, 4 * LANES, LANES);
+            multiply(NULL, &product, u, (int)rows, from, p->H, NULL, own, 4 * LANES, LANES);
             for (int64_t r = 0; r < rows; r++)
                 for (int g = 0; g < p->gates; g++)
                     vstore_part(to + r * ld + g * p->H, vload(own + (r * 4 + g) * LANES), part);
@@ -39,9 +40,60 @@ static void words_multiply(void *plan, int64_t index) {
     slots_begin(p, M, rows_apart((const REAL *)p->call->x + v0 * p->I, p->I), 0, 0, p->H, p->words + v0 * p->GH, p->GH);
 }
 
+/* What all steps of a forward sweep have in common, and where the rows of one are: found once, and moved on from step
+ * to step. One sequence with 8 units takes a third longer where each step looks for all this. Rows are `apart` from the
+ * one before them, and further `on` at the next step. */
+typedef struct {
+    gates_product W, U; /* each tile sets its rows of A */
+    int w_too;          /* W's product comes with U's */
+    gates_function *multiply;
+    int64_t most;     /* rows of a tile */
+    const REAL *last; /* what the last vector of a GRU's tile begins from: q's bias, or the candidate's; or NULL */
+    const REAL *x;    /* what W sees, if its product comes here */
+    const REAL *from; /* what the slots that W sees begin from: bias, or what is their own or their word's already */
+    int64_t x_apart, x_on, from_apart, from_on;
+    int64_t place, place_on; /* of the first row in the order of x (B, T, I) */
+    const uint8_t *mask;     /* as places are; or NULL */
+    REAL *y;                 /* outputs as they are computed; or NULL */
+    int64_t y_apart, y_on;
+    int next_masked; /* states after this step are also wanted under recurrent dropout masks */
+} forward_steps;
+
+/* Whether outputs are written as they are computed. */
+INLINE int outputs_at_once(const layer_plan *p) { return !p->call->mask && !outputs_by_block(p); }
+
+static forward_steps steps_begin(const layer_task *k) {
+    const layer_plan *p = k->plan;
+    const frnn_call *call = p->call;
+    const int candidate = p->w_by_step && p->u_slot;
+    forward_steps w = {.w_too = p->w_by_step, .most = gate_tile_rows(p->u_gates + candidate)};
+    w.W.K = p->I, w.W.a_stride = p->x_groups > 1 ? p->x_group_reals : 0, w.W.packed = p->W;
+    w.U.K = starts_from_zero(p, 0) ? 0 : p->H, w.U.a_stride = p->h_masked ? k->n * p->H : 0, w.U.packed = p->U;
+    w.multiply = gates_choose(p->u_gates, p->w_by_step ? &w.W : NULL, &w.U, p->far);
+    if (candidate)
+        w.last = p->bias;
+    else if (p->u_gates == 3)
+        w.last = p->bias + 3 * p->H;
+    w.place = place_of(k, 0, 0), w.place_on = call->go_backwards ? -1 : 1;
+    if (p->gathered)
+        w.x_apart = p->ldx, w.x_on = k->n * p->ldx;
+    else if (!call->ids)
+        w.x = (const REAL *)call->x + w.place * p->I, w.x_apart = p->T * p->I, w.x_on = w.place_on * p->I;
+    if (p->w_by_step)
+        w.from = p->bias;
+    else if (p->by_word)
+        w.from = p->words, w.from_apart = p->GH;
+    else
+        w.from_apart = p->lds, w.from_on = k->n * p->lds;
+    if (call->mask) w.mask = call->mask + w.place;
+    w.y_apart = (call->sequences ? p->T : 1) * p->H, w.y_on = p->H;
+    if (call->sequences && outputs_at_once(p)) w.y = (REAL *)call->y + k->b0 * w.y_apart;
+    return w;
+}
+
 /* Before a block of steps: its inputs under dropout masks, which are read where they lie if there are none, and the
  * product with W, unless that comes with U's, step by step. By word it is done already. */
-static void inputs_multiply(const layer_task *k, int64_t s0, int64_t steps) {
+static void inputs_multiply(const layer_task *k, forward_steps *w, int64_t s0, int64_t steps) {
     const layer_plan *p = k->plan;
     if (p->by_word) return;
     matrix x = rows_given(k->x_rows);
@@ -49,11 +101,33 @@ static void inputs_multiply(const layer_task *k, int64_t s0, int64_t steps) {
         inputs_gather(k, s0, steps);
         meet(k);
         x = rows_apart(k->x_block, p->ldx);
+        w->x = k->x_block;
     } else if (!p->w_by_step) {
         inputs_locate(k, s0, steps);
     }
-    if (!p->w_by_step)
-        slots_begin(p, steps * k->n, x, p->x_groups > 1 ? p->x_group_reals : 0, k->u0, k->u1, k->slots_block, p->lds);
+    if (p->w_by_step) return;
+    slots_begin(p, steps * k->n, x, w->W.a_stride, k->u0, k->u1, k->slots_block, p->lds);
+    w->from = k->slots_block;
+}
+
+/* Before step s, and after it. */
+INLINE void step_begin(const layer_task *k, forward_steps *w, int64_t s) {
+    const layer_plan *p = k->plan;
+    w->next_masked = p->h_masked && s + 1 < p->T;
+    /* without sequences only the last step's outputs are ever seen */
+    if (s == p->T - 1 && !p->call->sequences && outputs_at_once(p)) w->y = (REAL *)p->call->y + k->b0 * w->y_apart;
+}
+INLINE void step_end(const layer_task *k, forward_steps *w) {
+    w->U.K = k->plan->H;
+    w->x += w->x_on, w->from += w->from_on, w->place += w->place_on;
+    if (w->mask) w->mask += w->place_on;
+    if (w->y) w->y += w->y_on;
+}
+INLINE int row_masked(const layer_task *k, const forward_steps *w, int64_t b) {
+    return w->mask && !w->mask[b * k->plan->T];
+}
+INLINE REAL *output_now(const forward_steps *w, int64_t b, int64_t u) {
+    return w->y ? w->y + b * w->y_apart + u : NULL;
 }
 
 /* Whether to have the lines fetched that slots will be kept in, while there is a product to be done before. Where W's
@@ -65,35 +139,6 @@ INLINE void slots_fetch(const layer_task *k, int64_t b, int64_t s, int64_t u) {
     for (int g = 0; g < 4; g++) __builtin_prefetch(k->slots + (s * k->n + b) * p->S + g * p->H + u, 1, 2);
 }
 
-/* Where at one step the rows begin that the products read, and that slots begin from: those that W sees, at the bias,
- * or at what is their own or their word's already. Each is `apart` from the one before it in the order of the rows, or
- * of the words. */
-typedef struct {
-    const REAL *x, *from;
-    int64_t x_apart, from_apart;
-    int by_id;
-    int64_t place; /* of the first row, in the order of the token ids */
-} step_rows;
-
-static step_rows rows_find(const layer_task *k, int64_t s, const REAL *begun) {
-    const layer_plan *p = k->plan;
-    const frnn_call *call = p->call;
-    step_rows rows = {.by_id = call->ids && !p->gathered, .place = place_of(k, 0, s)};
-    if (p->gathered)
-        rows.x = k->x_block + s % p->block * k->n * p->ldx, rows.x_apart = p->ldx;
-    else if (call->ids)
-        rows.x = call->x, rows.x_apart = p->I;
-    else
-        rows.x = input_row(k, 0, s), rows.x_apart = p->T * p->I;
-    if (p->w_by_step)
-        rows.from = p->bias, rows.from_apart = 0;
-    else if (p->by_word)
-        rows.from = p->words, rows.from_apart = p->GH;
-    else
-        rows.from = begun, rows.from_apart = p->lds, rows.by_id = 0;
-    return rows;
-}
-
 /* The states that U sees at step s as it sees them: under the masks of its gates where there are some. */
 INLINE const REAL *states_seen(const layer_task *k, int64_t s, const REAL *h) {
     const layer_plan *p = k->plan;
@@ -101,11 +146,11 @@ INLINE const REAL *states_seen(const layer_task *k, int64_t s, const REAL *h) {
 }
 
 /* Makes what states_seen gives after step s: for units u of row b, from its new states. */
-INLINE void state_ready(const layer_task *k, const layer_step *step, int64_t s, int64_t b, int64_t u, vreal h,
+INLINE void state_ready(const layer_task *k, const forward_steps *w, int64_t s, int64_t b, int64_t u, vreal h,
                         const int part) {
     const layer_plan *p = k->plan;
     const int64_t H = p->H, nH = k->n * H;
-    if (!step->next_masked) return;
+    if (!w->next_masked) return;
     const REAL *mask = state_mask(k, b, 0) + u;
     REAL *to = k->h_block + ((s + 1) & 1) * p->u_gates * nH + b * H + u;
     for (int g = 0; g < p->u_gates; g++, mask += p->B * H, to += nH) vstore_n(to, h * vload_n(mask, part), part);
@@ -118,50 +163,43 @@ INLINE void state_ready(const layer_task *k, const layer_step *step, int64_t s, 
  * ahead: shorter ones of several rows overlap. A last vector that is not whole also reads the next gate's first slots,
  * which another member may be writing: what comes of them is never stored. Every other step goes through the units from
  * the last to the first, so that it begins with the weights that are still in a cache. */
-#define FOR_TILE_ROWS(k, s, h, begun, first, second)                                                                   \
+#define FOR_TILE_ROWS(k, w, s, h, first, second)                                                                       \
     do {                                                                                                               \
         const layer_plan *p_ = (k)->plan;                                                                              \
-        const int both_ = p_->w_by_step, after_ = p_->u_gates == 3, fetch_ = slots_are_far(p_);                        \
-        gates_product W_; /* its rows, and what is fetched, matter only where they are set */                          \
-        W_.K = p_->I, W_.a_stride = p_->x_groups > 1 ? p_->x_group_reals : 0, W_.packed = p_->W, W_.next_step = 0;     \
-        gates_product U_;                                                                                              \
-        U_.K = starts_from_zero(p_, s) ? 0 : p_->H, U_.a_stride = p_->h_masked ? (k)->n * p_->H : 0;                   \
-        U_.packed = p_->U, U_.next_step = 0;                                                                           \
-        const step_rows at_ = rows_find(k, s, begun);                                                                  \
+        const int w_too_ = (w)->w_too, fetch_ = slots_are_far(p_);                                                     \
         const REAL *seen_ = states_seen(k, s, h);                                                                      \
-        /* a GRU's last vector: q's bias, or the candidate's */                                                        \
-        const REAL *last_ = p_->u_slot && both_ ? p_->bias : after_ ? p_->bias + 3 * p_->H : NULL;                     \
-        const int64_t most_ = gate_tile_rows(p_->u_gates + (p_->u_slot && both_ ? 1 : 0)),                             \
-                      vectors_ = ((k)->u1 - (k)->u0 + LANES - 1) / LANES;                                              \
+        const int64_t vectors_ = ((k)->u1 - (k)->u0 + LANES - 1) / LANES;                                              \
         REAL pre_[GATE_ROWS * 4 * LANES];                                                                              \
         const REAL *from_[GATE_ROWS];                                                                                  \
         for (int64_t v_ = 0; v_ < vectors_; v_++) {                                                                    \
             const int64_t on_ = (s) & 1 ? -LANES : LANES;                                                              \
             const int64_t u = (k)->u0 + ((s) & 1 ? vectors_ - 1 : 0) * LANES + v_ * on_;                               \
-            if (p_->far) gates_fetch(&U_, p_->u_gates, u + on_, v_ + 1 < vectors_ ? ((k)->n + most_ - 1) / most_ : 0); \
+            if (p_->far)                                                                                               \
+                gates_fetch(&(w)->U, p_->u_gates, u + on_,                                                             \
+                            v_ + 1 < vectors_ ? ((k)->n + (w)->most - 1) / (w)->most : 0);                             \
             const int left_ = (int)smaller(LANES, (k)->u1 - u);                                                        \
             for (int64_t b0_ = 0, rows_; b0_ < (k)->n; b0_ += rows_) {                                                 \
-                rows_ = deal_rows((k)->n - b0_, most_);                                                                \
+                rows_ = deal_rows((k)->n - b0_, (w)->most);                                                            \
                 for (int64_t r_ = 0; r_ < rows_; r_++) {                                                               \
                     const int64_t b_ = b0_ + r_;                                                                       \
                     if (fetch_) slots_fetch(k, b_, s, u);                                                              \
-                    const int64_t row_ = at_.by_id ? word_at(p_->call, at_.place + b_ * p_->T) : b_;                   \
-                    if (both_) W_.A[r_] = at_.x + row_ * at_.x_apart;                                                  \
-                    U_.A[r_] = seen_ + b_ * p_->H;                                                                     \
-                    from_[r_] = at_.from + row_ * at_.from_apart + p_->u_slot + u;                                     \
+                    if (w_too_) (w)->W.A[r_] = (w)->x + b_ * (w)->x_apart;                                             \
+                    (w)->U.A[r_] = seen_ + b_ * p_->H;                                                                 \
+                    const int64_t row_ = p_->by_word ? word_at(p_->call, (w)->place + b_ * p_->T) : b_;                \
+                    from_[r_] = (w)->from + row_ * (w)->from_apart + p_->u_slot + u;                                   \
                 }                                                                                                      \
-                gates_multiply(p_->u_gates, both_ ? &W_ : NULL, &U_, u, (int)rows_, from_, p_->H,                      \
-                               last_ ? last_ + u : NULL, pre_, 4 * LANES, LANES);                                      \
-                if (p_->far) U_.next += U_.K * U_.next_step;                                                           \
+                (w)->multiply(w_too_ ? &(w)->W : NULL, &(w)->U, u, (int)rows_, from_, p_->H,                           \
+                              (w)->last ? (w)->last + u : NULL, pre_, 4 * LANES, LANES);                               \
+                if (p_->far) (w)->U.next += (w)->U.K * (w)->U.next_step;                                               \
                 if (left_ == LANES) {                                                                                  \
                     for (int64_t r_ = 0; r_ < rows_; r_++)                                                             \
                         first(b0_ + r_, u, LANES, pre_ + r_ * 4 * LANES,                                               \
-                              both_ ? pre_ + (r_ * 4 + p_->u_gates) * LANES : from_[r_] - p_->u_slot);                 \
+                              w_too_ ? pre_ + (r_ * 4 + p_->u_gates) * LANES : from_[r_] - p_->u_slot);                \
                     for (int64_t r_ = 0; r_ < rows_; r_++) second(b0_ + r_, u, LANES, pre_ + r_ * 4 * LANES);          \
                 } else {                                                                                               \
                     for (int64_t r_ = 0; r_ < rows_; r_++)                                                             \
                         first(b0_ + r_, u, left_, pre_ + r_ * 4 * LANES,                                               \
-                              both_ ? pre_ + (r_ * 4 + p_->u_gates) * LANES : from_[r_] - p_->u_slot);                 \
+                              w_too_ ? pre_ + (r_ * 4 + p_->u_gates) * LANES : from_[r_] - p_->u_slot);                \
                     for (int64_t r_ = 0; r_ < rows_; r_++) second(b0_ + r_, u, left_, pre_ + r_ * 4 * LANES);          \
                 }                                                                                                      \
             }                                                                                                          \

@@ -27,7 +27,7 @@ INLINE void V(gates_add)(const int rows, const int gates, const int per_gate, co
 /* One tile of so many vectors: C = start + W's product + U's, of the units from u on. U's gates are the first vectors;
  * W sees all, in LSTM's order, and in a GRU's the last one first. Row r starts from from[r], vector v from v *
  * from_stride after it; but the last vector of all rows from `last` where that is given. C's vectors are c_stride
- * apart. */
+ * apart, those of a wide one side by side. */
 INLINE void V(gates_tile)(const int rows, const int vectors, const int w_gates, const int u_gates, const int w_per_gate,
                           const int u_per_gate, const int far, const gates_product *W, const gates_product *U,
                           int64_t u, const REAL *const *from, int64_t from_stride, const REAL *last, REAL *C,
@@ -45,6 +45,6 @@ INLINE void V(gates_tile)(const int rows, const int vectors, const int w_gates, 
     UNROLL
     for (int r = 0; r < rows; r++) {
         UNROLL
-        for (int v = 0; v < vectors; v++) V(store_apart)(C + r * ldc + v * side * c_stride, c_stride, acc[r][v]);
+        for (int v = 0; v < vectors; v++) V(store)(C + r * ldc + v * side * c_stride, acc[r][v]);
     }
 }

@@ -64,19 +64,18 @@ INLINE const REAL *candidate_mask(const layer_task *k, int64_t b, int64_t u) {
     return p->h_masked ? state_mask(k, b, 2) + u : NULL;
 }
 
-static void gru_step(const layer_task *k, int64_t s, const REAL *begun, REAL *slots, const REAL *h_before, REAL *h) {
+static void gru_step(const layer_task *k, forward_steps *w, int64_t s, REAL *slots, const REAL *h_before, REAL *h) {
     const layer_plan *p = k->plan;
     const int training = p->call->reserve != NULL;
     const int64_t H = p->H, S = training ? p->S : p->lds, time = time_of(p, s);
-    const layer_step step = step_make(k, s);
     if (p->call->reset_after) {
 #define GATES(b, u, part, pre, source) gru_unit_gates(pre, source, training ? slots + (b) * S + u : NULL, H, part)
 #define OUTPUT(b, u, part, pre)                                                                                        \
-    state_ready(k, &step, s, b, u,                                                                                     \
+    state_ready(k, w, s, b, u,                                                                                         \
                 gru_unit_output(pre, training ? slots + (b) * S + u : NULL, h_before + (b) * H + u, h + (b) * H + u,   \
-                                output_now(&step, b, u), row_masked(&step, b), part),                                  \
+                                output_now(w, b, u), row_masked(k, w, b), part),                                       \
                 part)
-        FOR_TILE_ROWS(k, s, h_before, begun, GATES, OUTPUT);
+        FOR_TILE_ROWS(k, w, s, h_before, GATES, OUTPUT);
 #undef GATES
 #undef OUTPUT
         return;
@@ -84,7 +83,7 @@ static void gru_step(const layer_task *k, int64_t s, const REAL *begun, REAL *sl
 #define RESET(b, u, part, pre, source)                                                                                 \
     gru_unit_reset(pre, source, slots + (b) * S + u, H, h_before + (b) * H + u, candidate_mask(k, b, u), part)
 #define NOTHING(b, u, part, pre) ((void)0)
-    FOR_TILE_ROWS(k, s, h_before, begun, RESET, NOTHING);
+    FOR_TILE_ROWS(k, w, s, h_before, RESET, NOTHING);
 #undef RESET
 #undef NOTHING
     meet(k);
@@ -92,18 +91,18 @@ static void gru_step(const layer_task *k, int64_t s, const REAL *begun, REAL *sl
     gemm_packed(k->n, k->u1 - k->u0, H, slots + 3 * H, S, p->Uc + k->u0 * H, H, 0, rows_apart(slots + k->u0, S), NULL);
 #define UNIT(b, u, part)                                                                                               \
     state_ready(                                                                                                       \
-        k, &step, s, b, u,                                                                                             \
-        gru_unit_candidate(slots + b * S + u, H, h_before + b * H + u, h + b * H + u, output_now(&step, b, u), part),  \
+        k, w, s, b, u,                                                                                                 \
+        gru_unit_candidate(slots + b * S + u, H, h_before + b * H + u, h + b * H + u, output_now(w, b, u), part),      \
         part)
     FOR_UNITS(k, time, UNIT);
 #undef UNIT
     /* at masked rows the states go on, and so does what U sees of them */
     for (int64_t b = 0; p->call->mask && b < k->n; b++) {
-        if (!row_masked(&step, b)) continue;
+        if (!row_masked(k, w, b)) continue;
         row_copy(h + b * H + k->u0, h_before + b * H + k->u0, k->u1 - k->u0);
         for (int64_t u = k->u0; u < k->u1; u += LANES) {
             const int part = (int)smaller(LANES, k->u1 - u);
-            state_ready(k, &step, s, b, u, vload_n(h + b * H + u, part), part);
+            state_ready(k, w, s, b, u, vload_n(h + b * H + u, part), part);
         }
     }
 }
@@ -116,13 +115,16 @@ static void gru_forward_task(layer_plan *p, int64_t index, int64_t member, int64
     state_load(&k, h, call->h0);
     if (p->h_masked) states_mask(&k, 1, h, k.h_block);
     meet(&k);
+    forward_steps w = steps_begin(&k);
     for (int64_t s0 = 0; s0 < p->T; s0 += p->block) {
         const int64_t steps = smaller(p->block, p->T - s0);
         REAL *begun = k.slots_block, *first = h;
-        inputs_multiply(&k, s0, steps);
+        inputs_multiply(&k, &w, s0, steps);
         for (int64_t s = s0; s < s0 + steps; s++, begun += k.n * p->lds) {
             REAL *after = states_after(&k, s, h);
-            gru_step(&k, s, begun, training ? k.slots + s * k.n * p->S : begun, h, after);
+            step_begin(&k, &w, s);
+            gru_step(&k, &w, s, training ? k.slots + s * k.n * p->S : begun, h, after);
+            step_end(&k, &w);
             h = after;
             outputs_after(&k, s, s0, s0 + steps, first, h);
             meet(&k);

@@ -13,9 +13,7 @@
 INLINE void lstm_unit_cell(REAL *pre, REAL *slots, int64_t H, const REAL *c_before, REAL *c_after, const int masked,
                            const int part) {
     vreal gates[4];
-    UNROLL
-    for (int g = 0; g < 4; g++) gates[g] = vload(pre + g * LANES);
-    vgates_scaled(gates);
+    vgates_scaled(pre, gates);
     const vreal i = gates[0], f = gates[1], g = gates[2], o = gates[3];
     const vreal before = vload_n(c_before, part), c = vfma(f, before, i * g);
     if (slots) {
@@ -39,20 +37,19 @@ INLINE vreal lstm_unit_output(const REAL *pre, const REAL *h_before, REAL *h, RE
     return out;
 }
 
-static void lstm_step(const layer_task *k, int64_t s, const REAL *begun, REAL *slots, const REAL *h_before,
+static void lstm_step(const layer_task *k, forward_steps *w, int64_t s, REAL *slots, const REAL *h_before,
                       const REAL *c_before, REAL *h, REAL *c) {
     const int64_t H = k->plan->H, S = k->plan->S;
     const int training = k->plan->call->reserve != NULL;
-    const layer_step step = step_make(k, s);
 #define CELL(b, u, part, pre, source)                                                                                  \
     lstm_unit_cell(pre, training ? slots + (b) * S + u : NULL, H, c_before + (b) * H + u, c + (b) * H + u,             \
-                   row_masked(&step, b), part)
+                   row_masked(k, w, b), part)
 #define OUTPUT(b, u, part, pre)                                                                                        \
-    state_ready(k, &step, s, b, u,                                                                                     \
-                lstm_unit_output(pre, h_before + (b) * H + u, h + (b) * H + u, output_now(&step, b, u),                \
-                                 row_masked(&step, b), part),                                                          \
+    state_ready(k, w, s, b, u,                                                                                         \
+                lstm_unit_output(pre, h_before + (b) * H + u, h + (b) * H + u, output_now(w, b, u),                    \
+                                 row_masked(k, w, b), part),                                                           \
                 part)
-    FOR_TILE_ROWS(k, s, h_before, begun, CELL, OUTPUT);
+    FOR_TILE_ROWS(k, w, s, h_before, CELL, OUTPUT);
 #undef CELL
 #undef OUTPUT
 }
@@ -67,14 +64,17 @@ static void lstm_forward_task(layer_plan *p, int64_t index, int64_t member, int6
     state_load(&k, c, call->c0);
     if (p->h_masked) states_mask(&k, 1, h, k.h_block);
     meet(&k);
+    forward_steps w = steps_begin(&k);
     for (int64_t s0 = 0; s0 < p->T; s0 += p->block) {
         const int64_t steps = smaller(p->block, p->T - s0);
-        REAL *begun = k.slots_block, *slots = k.slots + s0 * k.n * p->S, *first = h;
-        inputs_multiply(&k, s0, steps);
-        for (int64_t s = s0; s < s0 + steps; s++, begun += k.n * p->lds, slots += k.n * p->S) {
+        REAL *slots = k.slots + s0 * k.n * p->S, *first = h;
+        inputs_multiply(&k, &w, s0, steps);
+        for (int64_t s = s0; s < s0 + steps; s++, slots += k.n * p->S) {
             REAL *after = states_after(&k, s, h), *c_before = c;
             if (training) c += nH;
-            lstm_step(&k, s, begun, slots, h, c_before, after, c);
+            step_begin(&k, &w, s);
+            lstm_step(&k, &w, s, slots, h, c_before, after, c);
+            step_end(&k, &w);
             h = after;
             outputs_after(&k, s, s0, s0 + steps, first, h);
             meet(&k);

@@ -40,34 +40,9 @@ static void state_store(const layer_task *k, void *to, const REAL *from) {
         row_copy((REAL *)to + (k->b0 + b) * H + k->u0, from + b * H + k->u0, k->u1 - k->u0);
 }
 
-/* What a step wants to know of each of its rows, found before they are gone through: the vectors stored meanwhile may
- * alias everything, and all that a plan says would be read again after each. */
-typedef struct {
-    const uint8_t *mask; /* of the first row, or NULL: T apart */
-    int64_t T;
-    REAL *y; /* outputs as they are computed: the first row's, y_apart apart; or NULL */
-    int64_t y_apart;
-    int next_masked; /* states after it are also wanted under recurrent dropout masks */
-} layer_step;
-
-static layer_step step_make(const layer_task *k, int64_t s) {
-    const layer_plan *p = k->plan;
-    const frnn_call *call = p->call;
-    layer_step step = {.T = p->T, .y_apart = (call->sequences ? p->T : 1) * p->H};
-    if (call->mask) step.mask = call->mask + k->b0 * p->T + time_of(p, s);
-    /* without sequences only the last step's outputs are ever seen */
-    if (!call->mask && !outputs_by_block(p) && (call->sequences || s == p->T - 1))
-        step.y = (REAL *)call->y + output_row(k, 0, s);
-    step.next_masked = p->h_masked && s + 1 < p->T;
-    return step;
-}
-INLINE int row_masked(const layer_step *step, int64_t b) { return step->mask && !step->mask[b * step->T]; }
-INLINE REAL *output_now(const layer_step *step, int64_t b, int64_t u) {
-    return step->y ? step->y + b * step->y_apart + u : NULL;
-}
-
-/* Else: writes the outputs of steps [s0, s0 + steps) from the states after them, (steps, n, H), but for those after the
- * last step of all, which are hT: at a masked step the last output again, or zero. */
+/* Where outputs are not written as they are computed: those of steps [s0, s0 + steps) from the states after them,
+ * (steps, n, H), but for those after the last step of all, which are hT: at a masked step the last output again, or
+ * zero. */
 static void outputs_store(const layer_task *k, int64_t s0, int64_t steps, const REAL *after) {
     const layer_plan *p = k->plan;
     const frnn_call *call = p->call;

@@ -150,11 +150,8 @@ INLINE wreal wsum_twos(wreal a, wreal b) {
 /* What fills one of either kind: a number, or vector, or two of them that lie `apart`. */
 INLINE vreal vset_apart(const REAL *p, int64_t apart) { return (void)apart, vset(*p); }
 INLINE vreal vload_apart(const REAL *p, int64_t apart) { return (void)apart, vload(p); }
-INLINE void vstore_apart(REAL *p, int64_t apart, vreal v) { (void)apart, vstore(p, v); }
-INLINE wreal wload_apart(const REAL *p, int64_t apart) { return wjoin(vload(p), vload(p + apart)); }
-INLINE void wstore_apart(REAL *p, int64_t apart, wreal v) {
-    vstore(p, wlower(v));
-    vstore(p + apart, wupper(v));
+INLINE wreal wload_apart(const REAL *p, int64_t apart) {
+    return apart == LANES ? wload(p) : wjoin(vload(p), vload(p + apart));
 }
 
 #endif

@@ -63,20 +63,23 @@ INLINE REAL gate_scale(int gates, int gate) { return gate != 2 ? -LOG2E : gates 
 /* -- an LSTM's gates ------------------------------------------------------------------------------------------------
  */
 
-/* The gates i, f, g and o of their scaled sums, in the place of those; two at a time where a wide vector holds them,
- * which gives the same. */
-INLINE void vgates_scaled(vreal gates[4]) {
+/* The gates i, f, g and o of their scaled sums, a vector each; two at a time where a wide vector holds them, which
+ * gives the same. */
+INLINE void vgates_scaled(const REAL *sums, vreal gates[4]) {
     if (WIDE_LANES == LANES) {
         UNROLL
-        for (int g = 0; g < 4; g++) gates[g] = g == 2 ? vtanh_scaled(gates[g]) : vsigmoid_scaled(gates[g]);
+        for (int g = 0; g < 4; g++) {
+            const vreal sum = vload(sums + g * LANES);
+            gates[g] = g == 2 ? vtanh_scaled(sum) : vsigmoid_scaled(sum);
+        }
         return;
     }
     const vreal zero = vset(0), one = vset(1), two = vset(2);
-    const wreal i_f = wsigmoid_scaled(wjoin(gates[0], gates[1]));
+    const wreal i_f = wsigmoid_scaled(wload(sums));
     /* one chain for tanh and sigmoid: e = 2^t - 1 or 2^t, and e / (e + 2) or 1 / (e + 1) */
     const wreal least = wjoin(vset(-TANH_MAX), vset(EXP2_MIN)), most = wjoin(vset(TANH_MAX), vset(EXP2_MAX));
     wreal f;
-    const wreal shifted = wexp2_split(wmin(most, wmax(least, wjoin(gates[2], gates[3]))), &f);
+    const wreal shifted = wexp2_split(wmin(most, wmax(least, wload(sums + WIDE_LANES))), &f);
     const wreal scale = wexp2_scale(shifted), part = wfma(f, wexp2m1_p(f), wjoin(zero, one));
     const wreal e = wfma(scale, part, wextend(wlower(scale) - one));
     const wreal g_o = wjoin(wlower(e), one) / (e + wjoin(two, one));
