@@ -50,8 +50,9 @@ static void dstates_multiply(const layer_task *k, int64_t s, const REAL *dslots)
         const int64_t pairs = (k->u1 - k->u0 + 4 * WIDE_LANES - 1) / (4 * WIDE_LANES);
         for (int64_t v = 0; v < pairs; v++) {
             const int64_t u = k->u0 + (s & 1 ? pairs - 1 - v : v) * 4 * WIDE_LANES;
+            const matrix dh = rows_apart(k->dh + u, H);
             gemm_packed(k->n, smaller(4 * WIDE_LANES, k->u1 - u), p->u_gates * H, u_slots, p->lds, p->Ut + u * p->GH,
-                        p->GH, 0, rows_apart(k->dh + u, H), NULL);
+                        p->GH, 0, &dh, NULL);
         }
         return;
     }
@@ -82,7 +83,7 @@ static void dinputs_multiply(const layer_task *k, int64_t s0, int64_t steps, con
     }
     matrix dx = rows_given(k->dx_rows);
     dx.column = k->i0;
-    gemm_packed(M, N, p->GH, dslots, p->lds, p->Wt + k->i0 * p->GH, p->GH, 0, dx, p->zeros);
+    gemm_packed(M, N, p->GH, dslots, p->lds, p->Wt + k->i0 * p->GH, p->GH, 0, &dx, p->zeros);
     for (int64_t m = 0; p->call->x_masks && m < M; m++)
         row_multiply(row_of(dx, m), row_of(dx, m), input_mask(k, m % k->n, 0) + k->i0, N);
 }
@@ -208,21 +209,23 @@ static void dbias_accumulate(const layer_task *k, int64_t steps, const REAL *dsl
 /* -- gradients of outputs, and masks ---------------------------------------------------------------------------------
  */
 
-/* Without a mask: the gradient of row b's outputs of step s, from unit u on, or NULL where there is none. */
-INLINE const REAL *dy_now(const layer_task *k, int64_t b, int64_t s, int64_t u) {
+/* Without a mask: where the gradient of the first row's outputs of step s is, or NULL where there is none; and how far
+ * the next row's is from there. */
+INLINE const REAL *dy_begin(const layer_task *k, int64_t s) {
     const frnn_call *call = k->plan->call;
     if (call->mask || !call->dy || (!call->sequences && s < call->T - 1)) return NULL;
-    return (const REAL *)call->dy + output_row(k, b, s) + u;
+    return (const REAL *)call->dy + output_row(k, 0, s);
 }
+INLINE int64_t dy_apart(const layer_plan *p) { return (p->call->sequences ? p->T : 1) * p->H; }
 
-/* With a mask: dh += what reaches the outputs of step s: at a valid step dy, and what later masked steps, whose outputs
- * repeat this one, passed back; at a masked step dy is passed back further, or lost where such outputs are zero. */
-static void dy_collect(const layer_task *k, int64_t s) {
+/* With a mask. At a valid row of step s: dh += what reaches its outputs, dy, and what later masked steps, whose outputs
+ * repeat this one, passed back. At a masked row dy is passed back further, or lost where such outputs are zero; and the
+ * gradients of the slots are zero. */
+static void masked_back(const layer_task *k, int64_t s, REAL *dslots) {
     const layer_plan *p = k->plan;
     const frnn_call *call = p->call;
     const int64_t H = p->H, N = k->u1 - k->u0, time = time_of(p, s),
                   seen = call->dy && (call->sequences || s == p->T - 1);
-    if (!call->mask) return;
     for (int64_t b = 0; b < k->n; b++) {
         const REAL *dy = seen ? (const REAL *)call->dy + output_row(k, b, s) + k->u0 : NULL;
         REAL *dh = k->dh + b * H + k->u0, *carry = k->dy_carry + b * H + k->u0;
@@ -230,20 +233,11 @@ static void dy_collect(const layer_task *k, int64_t s) {
             if (dy) row_add(dh, dy, N);
             row_add(dh, carry, N);
             row_zero(carry, N);
-        } else if (dy && !call->zero_masked) {
-            row_add(carry, dy, N);
+            continue;
         }
+        if (dy && !call->zero_masked) row_add(carry, dy, N);
+        for (int g = 0; g < 4; g++) row_zero(dslots + b * p->lds + g * H + k->u0, N);
     }
-}
-
-/* The gradients of the slots at masked rows: zero. */
-static void dslots_mask(const layer_task *k, int64_t s, REAL *dslots) {
-    const layer_plan *p = k->plan;
-    if (!p->call->mask) return;
-    const int64_t time = time_of(p, s);
-    for (int64_t b = 0; b < k->n; b++)
-        for (int g = 0; g < 4 && is_masked(k, b, time); g++)
-            row_zero(dslots + b * p->lds + g * p->H + k->u0, k->u1 - k->u0);
 }
 
 /* -- sums over tasks and words --------------------------------------------------------------------------------------
@@ -264,7 +258,8 @@ static void words_reduce(void *plan, int64_t index) {
     const int64_t v0 = index * WORDS_PER_TASK, M = smaller(WORDS_PER_TASK, p->call->V - v0), GH = p->GH;
     REAL *sum = p->dwords + v0 * GH;
     for (int64_t task = 1; task < p->tasks; task++) row_add(sum, sum + task * p->per_task, M * GH);
-    gemm_packed(M, p->I, GH, sum, GH, p->Wt, GH, 0, rows_apart((REAL *)p->call->dx + v0 * p->I, p->I), p->zeros);
+    const matrix dx = rows_apart((REAL *)p->call->dx + v0 * p->I, p->I);
+    gemm_packed(M, p->I, GH, sum, GH, p->Wt, GH, 0, &dx, p->zeros);
 }
 
 /* Columns [n0, n1) of x^T dwords, to C. Words that did not come have gradients of zero, and must not matter even where

@@ -249,9 +249,11 @@ INLINE void twos_strip(int64_t M, int64_t K, matrix A, const REAL *B, int column
 #undef TWOS_CASE
 
 /* B is rows [k0, k0 + K) of a packed matrix of packed_K rows; C = A B where `zeros`, two vectors of them, is given,
- * else C += A B. */
+ * else C += A B. C is not passed by value: compilers copy it by loads that are wider than the stores just before, which
+ * then wait for those (a twelfth of backward of one sequence with 8 units). */
 NOINLINE void gemm_packed(int64_t M, int64_t N, int64_t K, const REAL *A, int64_t lda, const REAL *packed,
-                          int64_t packed_K, int64_t k0, matrix C, const REAL *zeros) {
+                          int64_t packed_K, int64_t k0, const matrix *to, const REAL *zeros) {
+    matrix C = *to;
     int64_t n = 0;
     for (; M == 1 && N - n >= 4 * WIDE_LANES; n += 4 * WIDE_LANES, C.column += 4 * WIDE_LANES)
         row_multiply_panels(K, A, packed + n * packed_K + k0 * 2 * WIDE_LANES, 2 * WIDE_LANES * packed_K, row_of(C, 0),

@@ -88,7 +88,8 @@ static void gru_step(const layer_task *k, forward_steps *w, int64_t s, REAL *slo
 #undef NOTHING
     meet(k);
     /* q lies in slot 3 of each row; its dropout mask is in it already */
-    gemm_packed(k->n, k->u1 - k->u0, H, slots + 3 * H, S, p->Uc + k->u0 * H, H, 0, rows_apart(slots + k->u0, S), NULL);
+    const matrix to = rows_apart(slots + k->u0, S);
+    gemm_packed(k->n, k->u1 - k->u0, H, slots + 3 * H, S, p->Uc + k->u0 * H, H, 0, &to, NULL);
 #define UNIT(b, u, part)                                                                                               \
     state_ready(                                                                                                       \
         k, w, s, b, u,                                                                                                 \
@@ -165,18 +166,19 @@ static void gru_step_back(const layer_task *k, int64_t s, REAL *dslots) {
     const int64_t H = p->H, S = p->S, lds = p->lds, time = time_of(p, s);
     const int reset_after = p->call->reset_after;
     const REAL *slots = k->slots + s * k->n * S, *h_before = k->h + s * k->n * H;
-    dy_collect(k, s);
-    dslots_mask(k, s, dslots);
+    const REAL *dy = dy_begin(k, s);
+    const int64_t apart = dy_apart(p);
+    if (p->call->mask) masked_back(k, s, dslots);
 #define UNIT(b, u, part)                                                                                               \
-    gru_unit_back(slots + b * S + u, H, h_before + b * H + u, dy_now(k, b, s, u), k->dh + b * H + u,                   \
+    gru_unit_back(slots + b * S + u, H, h_before + b * H + u, dy ? dy + b * apart + u : NULL, k->dh + b * H + u,       \
                   dslots + b * lds + u, reset_after, part)
     FOR_UNITS(k, time, UNIT);
 #undef UNIT
     if (!reset_after) {
         REAL *dq = k->row;
+        const matrix to = rows_apart(dq + k->u0, H);
         meet(k);
-        gemm_packed(k->n, k->u1 - k->u0, H, dslots, lds, p->Ut + k->u0 * p->GH, p->GH, 2 * H, rows_apart(dq + k->u0, H),
-                    p->zeros);
+        gemm_packed(k->n, k->u1 - k->u0, H, dslots, lds, p->Ut + k->u0 * p->GH, p->GH, 2 * H, &to, p->zeros);
 #define UNIT(b, u, part)                                                                                               \
     gru_unit_reset_back(slots + b * S + u, H, h_before + b * H + u, candidate_mask(k, b, u), dq + b * H + u,           \
                         k->dh + b * H + u, dslots + b * lds + u, part)

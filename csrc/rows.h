@@ -131,13 +131,18 @@ INLINE const REAL *input_row(const layer_task *k, int64_t b, int64_t s) {
  * x_block, from where it is added to its word's. */
 static void inputs_locate(const layer_task *k, int64_t s0, int64_t steps) {
     const layer_plan *p = k->plan;
-    const int64_t last = steps * k->n - 1;
-    for (int64_t s = s0, m = 0; s < s0 + steps; s++)
-        for (int64_t b = 0; b < k->n; b++, m++) {
-            k->x_rows[p->backward ? last - m : m] = (REAL *)input_row(k, b, s);
-            if (p->backward)
-                k->dx_rows[m] = p->call->ids ? k->x_block + m * p->ldx : (REAL *)p->call->dx + place_of(k, b, s) * p->I;
+    const frnn_call *call = p->call;
+    const int64_t n = k->n, I = p->I, apart = p->T * I, ldx = p->ldx, last = steps * n - 1;
+    const int by_id = call->ids != NULL, backward = p->backward;
+    REAL *own = k->x_block, **x_rows = k->x_rows, **dx_rows = k->dx_rows;
+    for (int64_t s = s0, m = 0; s < s0 + steps; s++) {
+        const int64_t place = place_of(k, 0, s);
+        REAL *x = (REAL *)call->x + place * I, *dx = (REAL *)call->dx + place * I;
+        for (int64_t b = 0; b < n; b++, m++, x += apart, dx += apart, own += ldx) {
+            x_rows[backward ? last - m : m] = by_id ? (REAL *)input_row(k, b, s) : x;
+            if (backward) dx_rows[m] = by_id ? own : dx;
         }
+    }
 }
 
 /* x_block (x_groups, block, n, ldx) = the owned inputs of steps [s0, s0 + steps), under the dropout mask of each group.
@@ -173,13 +178,15 @@ static void states_mask(const layer_task *k, int64_t steps, const REAL *h, REAL 
  * constants of the gates are then loaded once. */
 #define FOR_UNITS(k, time, unit)                                                                                       \
     do {                                                                                                               \
+        const uint8_t *mask_ = (k)->plan->call->mask ? (k)->plan->call->mask + (k)->b0 * (k)->plan->T + (time) : NULL; \
+        const int64_t T_ = (k)->plan->T, n_ = (k)->n;                                                                  \
         const int64_t end_ = (k)->u1, whole_ = (k)->u0 + (end_ - (k)->u0) / LANES * LANES;                             \
-        for (int64_t b = 0, u = (k)->u0; whole_ > (k)->u0 && b < (k)->n;) {                                            \
-            if (!is_masked(k, b, time)) unit(b, u, LANES);                                                             \
+        for (int64_t b = 0, u = (k)->u0; whole_ > (k)->u0 && b < n_;) {                                                \
+            if (!mask_ || mask_[b * T_]) unit(b, u, LANES);                                                            \
             if ((u += LANES) == whole_) u = (k)->u0, b++;                                                              \
         }                                                                                                              \
-        for (int64_t b = 0; whole_ < end_ && b < (k)->n; b++)                                                          \
-            if (!is_masked(k, b, time)) unit(b, whole_, (int)(end_ - whole_));                                         \
+        for (int64_t b = 0; whole_ < end_ && b < n_; b++)                                                              \
+            if (!mask_ || mask_[b * T_]) unit(b, whole_, (int)(end_ - whole_));                                        \
     } while (0)
 
 #endif
