@@ -62,7 +62,7 @@ static void dstates_multiply(const layer_task *k, int64_t s, const REAL *dslots)
 #undef ROW
 }
 
-/* The owned inputs' dx of a block. */
+/* The owned inputs' dx of a block; under masks that the gates share, before those. */
 static void dinputs_multiply(const layer_task *k, int64_t s0, int64_t steps, const REAL *dslots) {
     const layer_plan *p = k->plan;
     const int64_t I = p->I, N = k->i1 - k->i0, M = steps * k->n, mask_stride = p->B * I;
@@ -84,8 +84,27 @@ static void dinputs_multiply(const layer_task *k, int64_t s0, int64_t steps, con
     matrix dx = rows_given(k->dx_rows);
     dx.column = k->i0;
     gemm_packed(M, N, p->GH, dslots, p->lds, p->Wt + k->i0 * p->GH, p->GH, 0, &dx, p->zeros);
-    for (int64_t m = 0; p->call->x_masks && m < M; m++)
-        row_multiply(row_of(dx, m), row_of(dx, m), input_mask(k, m % k->n, 0) + k->i0, N);
+}
+
+/* The same under dropout masks, after the product: a mask that the gates share is applied; and with token ids, the rows
+ * are added to their words' gradients, which the table's consists of. */
+static void dinputs_finish(const layer_task *k, int64_t s0, int64_t steps) {
+    const layer_plan *p = k->plan;
+    const int64_t I = p->I, N = k->i1 - k->i0;
+    const int shared = p->x_groups == 1, by_id = p->call->ids != NULL;
+    REAL **rows = k->dx_rows, *const table = k->dtable + k->i0;
+    for (int64_t s = s0; s < s0 + steps; s++) {
+        const REAL *mask = input_mask(k, 0, 0) + k->i0;
+        for (int64_t b = 0; b < k->n; b++, mask += I) {
+            REAL *dx = *rows++ + k->i0;
+            if (!by_id)
+                row_multiply(dx, dx, mask, N);
+            else if (shared)
+                row_add_product(table + word_of(k, b, s) * I, dx, mask, N);
+            else
+                row_add(table + word_of(k, b, s) * I, dx, N);
+        }
+    }
 }
 
 /* By word: what some steps add to the words' gradients, from which dx and dW come in the end. */
@@ -121,13 +140,6 @@ static void weights_accumulate(const layer_task *k, int64_t end, int64_t M, int6
         for (int64_t r = 0; r < runs; r++) gemm_transposed(M, N, rows, A, B + r * H, ldb, C + r * H, GH, zeros);
 }
 
-/* With token ids, but not by word: what a block adds to the table's gradient. */
-static void dtable_accumulate(const layer_task *k, int64_t s0, int64_t steps) {
-    for (int64_t s = s0, m = 0; s < s0 + steps; s++)
-        for (int64_t b = 0; b < k->n; b++, m++)
-            row_add(k->dtable + word_of(k, b, s) * k->plan->I + k->i0, k->dx_rows[m] + k->i0, k->i1 - k->i0);
-}
-
 /* What a block adds to dW; dinputs_multiply has located its inputs. */
 static void dweights_accumulate(const layer_task *k, int64_t s0, int64_t steps, const REAL *dslots) {
     const layer_plan *p = k->plan;
@@ -157,7 +169,7 @@ static void inputs_back(const layer_task *k, int64_t s0, int64_t steps, const RE
         return;
     }
     dinputs_multiply(k, s0, steps, dslots);
-    if (p->call->ids) dtable_accumulate(k, s0, steps);
+    if (p->call->x_masks && (p->x_groups == 1 || p->call->ids)) dinputs_finish(k, s0, steps);
     dweights_accumulate(k, s0, steps, dslots);
 }
 

@@ -150,13 +150,17 @@ static void inputs_locate(const layer_task *k, int64_t s0, int64_t steps) {
  * miss every cache. */
 static void inputs_gather(const layer_task *k, int64_t s0, int64_t steps) {
     const layer_plan *p = k->plan;
-    const int64_t N = k->i1 - k->i0;
+    const frnn_call *call = p->call;
+    const REAL *x = (const REAL *)call->x + k->i0;
+    const int64_t I = p->I, N = k->i1 - k->i0, on = call->go_backwards ? -1 : 1, apart = k->n * p->ldx;
+    const int by_id = call->ids != NULL;
     for (int g = 0; g < p->x_groups; g++)
         for (int64_t b = 0; b < k->n; b++) {
-            const REAL *x_mask = input_mask(k, b, g);
+            const REAL *x_mask = input_mask(k, b, g) + k->i0;
             REAL *row = k->x_block + g * p->x_group_reals + b * p->ldx + k->i0;
-            for (int64_t s = s0; s < s0 + steps; s++, row += k->n * p->ldx)
-                row_multiply(row, input_row(k, b, s) + k->i0, x_mask + k->i0, N);
+            int64_t place = place_of(k, b, s0);
+            for (int64_t s = 0; s < steps; s++, place += on, row += apart)
+                row_multiply(row, x + (by_id ? word_at(call, place) : place) * I, x_mask, N);
         }
 }
 
