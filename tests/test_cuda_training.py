@@ -25,7 +25,7 @@ from fastrnn import textbook
 from fastrnn.backends.cuda_kernels import products, simulated
 from fastrnn.backends.cuda_kernels.device import Device
 from fastrnn.backends.cuda_training import Training
-from fastrnn.training.on_device import describe
+from fastrnn.training.description import describe
 from test_cuda_simulator import NumpyAsCupy
 
 pytestmark = pytest.mark.usefixtures("poisoned_gpu")

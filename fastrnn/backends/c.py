@@ -18,6 +18,8 @@ except ImportError as error:  # the registry shows this as the reason why the ba
         f"the compiled module fastrnn._kernels cannot be loaded ({error}); it is built where a C compiler "
         "(gcc or clang) is at hand when fastrnn is installed"
     ) from error
+from . import c_model
+from .c_model import HEADS, MAX_HEAD_PRODUCTS, run, takes_ids
 from .c_stream import CStream
 
 
@@ -108,11 +110,6 @@ def _set_inputs(c_call: Any, call: Call, rows: np.ndarray | None) -> None:
         c_call.h_mask, c_call.h_masks = _at(call.h_mask), len(call.h_mask)
 
 
-def _run(function: Any, c_call: Any) -> None:
-    if function(c_call):
-        raise MemoryError("fastrnn's C kernels could not allocate their working memory")
-
-
 def _bad_id(ids: np.ndarray, rows: int) -> int:
     """The place of the first id outside the table, or -1."""
     return int(lib.frnn_find_bad_id(_at(ids), ids.itemsize, ids.size, rows))
@@ -121,21 +118,6 @@ def _bad_id(ids: np.ndarray, rows: int) -> int:
 def _check_found(bad: int) -> None:
     if bad >= 0:
         raise IndexError(f"the token id at {bad} is not in the table")
-
-
-# A task's sums per word should stay in its share of the cache, and there may be 16 tasks.
-MAX_WORD_REALS = 1 << 20
-
-
-def _takes_ids(call: Call) -> bool:
-    """Whether the kernel takes token ids as they are, and does the product with W once per word: where that is less.
-
-    Under dropout of the inputs, which differs from sample to sample, no product can be shared, and the kernel looks the
-    rows up as it goes.
-    """
-    words = len(call.x)
-    assert call.ids is not None
-    return 2 * words <= call.ids.size and words * max(call.W.shape) <= MAX_WORD_REALS
 
 
 Outputs = tuple[np.ndarray, np.ndarray, np.ndarray | None]
@@ -148,7 +130,7 @@ def _outputs(c_call: Any, y_shape: tuple[int, ...], state_shape: tuple[int, int]
     if c_call.cell == lib.FRNN_LSTM:
         cT = np.empty(state_shape, dtype)
         c_call.cT = _at(cT)
-    _run(lib.frnn_forward, c_call)
+    run(lib.frnn_forward, c_call)
     return y, hT, cT
 
 
@@ -157,7 +139,7 @@ def _forward(cell: int, call: Call) -> tuple[Outputs, Data | None]:
     x, U = call.x, call.U
     batch, time = x.shape[:2] if call.ids is None else call.ids.shape
     rows = None
-    if call.ids is not None and not _takes_ids(call):
+    if call.ids is not None and not takes_ids(len(x), call.ids.size, max(call.W.shape)):
         rows = np.empty((batch, time, x.shape[1]), x.dtype)
     c_call = _c_call(cell, call, batch, time)
     _set_inputs(c_call, call, rows)
@@ -212,7 +194,7 @@ def backward_into(
         c_call.db = _at(out.db)
     if out.dc0 is not None:
         c_call.dc0 = _at(out.dc0)
-    _run(lib.frnn_backward, c_call)
+    run(lib.frnn_backward, c_call)
     if data.rows is not None:
         assert call.ids is not None
         embedding_backward(call.ids, dx, out.dx)
@@ -259,6 +241,7 @@ def embedding_backward(ids: np.ndarray, dy: np.ndarray, out: np.ndarray) -> None
 
 
 stream = CStream
+model_step = c_model.model_step
 
 _RULES = {"sgd": lib.FRNN_SGD, "rmsprop": lib.FRNN_RMSPROP, "adam": lib.FRNN_ADAM}
 
@@ -281,16 +264,6 @@ def optimize(
     lib.frnn_optimize(ffi.new("frnn_update *", fields))
 
 
-_HEADS = {
-    "binary_crossentropy": lib.FRNN_BINARY,
-    "categorical_crossentropy": lib.FRNN_CATEGORICAL,
-    "sparse_categorical_crossentropy": lib.FRNN_SPARSE,
-}
-
-# Beyond, a product is worth a call of BLAS.
-MAX_HEAD_PRODUCTS = 1 << 15
-
-
 def dense_crossentropy(
     loss: str,
     x: np.ndarray,
@@ -309,7 +282,7 @@ def dense_crossentropy(
     p, dz = np.empty((*entries, units), dtype), np.empty((n, units), dtype)
     dx = None if dW is None else np.empty(x.shape, dtype)
     run = ffi.new("frnn_head *")
-    run.loss_kind, run.real_bits, run.n, run.I, run.C = _HEADS[loss], dtype.itemsize * 8, n, inputs, units
+    run.loss_kind, run.real_bits, run.n, run.I, run.C = HEADS[loss], dtype.itemsize * 8, n, inputs, units
     run.x, run.W, run.y, run.p, run.dz = _at(x), _at(W), _at(y), _at(p), _at(dz)
     if b is not None:
         run.b = _at(b)

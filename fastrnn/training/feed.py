@@ -8,6 +8,8 @@ import numpy as np
 
 from fastrnn.training import on_device
 from fastrnn.training.data import Data
+from fastrnn.training.description import Description, describe
+from fastrnn.training.fused_step import FusedStep
 from fastrnn.training.passes import HostPass, Pass, Step
 
 
@@ -17,18 +19,27 @@ class Feed:
 
     def __init__(self, model: Any, data: Data) -> None:
         self._model, self._data = model, data
-        self._description: on_device.Description | None = None
+        self._description: Description | None = None
         self._there: tuple[Any, Any] | None = None
+        self._run: Any = None
 
     def open(self, size: int, step: Step, order: np.ndarray | None = None, *, training: bool = False) -> Pass:
         """A pass over the data, in the order of samples if there is one, `size` of them in a batch; `step` is what to
         do with each batch in host memory."""
         arguments = (self._model, self._data, size, order, training)
-        description = on_device.describe(self._model)
+        description = describe(self._model)
         if description is None:
             return HostPass(step, *arguments)
+        if not hasattr(description.backend, "training"):
+            return HostPass(self._fused(description, step) if training else step, *arguments)
         if description != self._description:
             self._description, self._there = description, on_device.move(description, self._model.layers, self._data)
         if self._there is None:
             return HostPass(step, *arguments)
         return on_device.DevicePass(*self._there, *arguments)
+
+    def _fused(self, description: Description, step: Step) -> Step:
+        """The model's step in one call of its backend, or else as it is."""
+        if description != self._description:
+            self._description, self._run = description, description.backend.model_step(*description[1:])
+        return step if self._run is None else FusedStep(self._model, self._run, step)

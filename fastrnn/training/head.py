@@ -52,15 +52,23 @@ class ModelEnd:
             mask = None
         weights = batch.weights if mask is None else losses.mask_weights(mask, batch.weights, x.dtype)
         end = self._fused(x, batch.y, weights, training)
-        counted = None if end is None or mask is not None else self._accuracy
+        if end is not None and mask is None:
+            self.measure(end, batch, x.size // x.shape[-1], measures)
+            return end.loss, end.dx
         if end is None:
             end = self._plain(x, batch.y, weights, training)
         for metric in measures:
-            if metric.kind == counted:
-                metric.add(end.correct, batch.y.size if counted == "binary_accuracy" else x.size // x.shape[-1])
-            else:
-                metric.update(batch.y, end.p, mask)
+            metric.update(batch.y, end.p, mask)
         return end.loss, end.dx
+
+    def measure(self, end: Head, batch: Data, entries: int, measures: list[metrics.Metric]) -> None:
+        """Updates metrics from what a backend made of a batch of so many entries, without a mask."""
+        counted = self._accuracy
+        for metric in measures:
+            if metric.kind == counted:
+                metric.add(end.correct, batch.y.size if counted == "binary_accuracy" else entries)
+            else:
+                metric.update(batch.y, end.p, None)
 
     def _fused(self, x: np.ndarray, y: np.ndarray, weights: np.ndarray | None, training: bool) -> Head | None:
         dense, run = self.dense, getattr(get_backend(), "dense_crossentropy", None)

@@ -1,105 +1,22 @@
-"""Training where the weights stay on a device: the model as plain data for a backend that has the contract's
-`training`, and passes over data that run there.
-
-That is: chains of Embedding (at the front), LSTM, GRU, Dropout and Dense, none of them subclassed or stateful, with
-SGD, RMSprop or Adam and the losses of losses.py. All else runs through host memory, with the same numbers.
-"""
+"""Training where the weights stay on a device, on a backend that has the contract's `training`: passes over data that
+run there."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from fastrnn.backends import get_backend
-from fastrnn.backends.contract import Goal, Part, Update
+from fastrnn.backends.contract import Update
 from fastrnn.layers.base import Layer, Shape
-from fastrnn.layers.chain import Chain
-from fastrnn.layers.dense import Dense
 from fastrnn.layers.dropout import Dropout
-from fastrnn.layers.embedding import Embedding, token_ids
-from fastrnn.layers.rnn import GRU, LSTM, RNN
-from fastrnn.training import losses, optimizers
+from fastrnn.layers.embedding import token_ids
+from fastrnn.layers.rnn import RNN
+from fastrnn.training import optimizers
 from fastrnn.training.data import Data
-from fastrnn.training.head import ModelEnd
+from fastrnn.training.description import Description
 from fastrnn.training.passes import Pass
-
-_LOSSES = (
-    losses.MeanSquaredError,
-    losses.MeanAbsoluteError,
-    losses.BinaryCrossentropy,
-    losses.CategoricalCrossentropy,
-    losses.SparseCategoricalCrossentropy,
-)
-_OPTIMIZERS = (optimizers.SGD, optimizers.RMSprop, optimizers.Adam)
-
-
-class Description(NamedTuple):
-    """What the backend's `training` is called with, and the module that has it."""
-
-    backend: ModuleType
-    parts: tuple[Part, ...]
-    goal: Goal
-    spans: tuple[tuple[int, int], ...]
-    dtype: np.dtype[Any]
-
-
-def describe(model: Any) -> Description | None:
-    """The model as it is now, None where it cannot train on a device."""
-    backend = _backend(model.layers)
-    kind = type(model)
-    if backend is None or kind.run is not Chain.run or kind.run_backward is not Chain.run_backward:
-        return None
-    if type(model.optimizer) not in _OPTIMIZERS or type(model.loss) not in _LOSSES:
-        return None
-    parts: list[Part] = []
-    spans: list[tuple[int, int]] = []
-    for place, layer in enumerate(model.layers):
-        at = []
-        for weight in layer.weights:
-            start = spans[-1][1] if spans else 0
-            at.append(start)
-            spans.append((start, start + weight.size))
-        part = _part(layer, tuple(at), place, model.dtype)
-        if part is None:
-            return None
-        parts.append(part)
-    if not spans:
-        return None
-    source = "linked" if ModelEnd(model.loss, model.layers[-1]).dense is not None else "predictions"
-    if source == "predictions" and getattr(model.loss, "from_logits", False):
-        source = "logits"
-    goal = Goal(model.loss.name, source, tuple(metric.kind for metric in model.metrics))
-    return Description(backend, tuple(parts), goal, tuple(spans), model.dtype)
-
-
-def _backend(layers: list[Any]) -> ModuleType | None:
-    """The one that all recurrent layers run on, if it trains whole models."""
-    named = {layer.backend for layer in layers if isinstance(layer, RNN)} or {None}
-    backends = {get_backend(name) for name in named}
-    backend = backends.pop()
-    return backend if not backends and hasattr(backend, "training") else None
-
-
-def _part(layer: Any, at: tuple[int, ...], place: int, dtype: np.dtype[Any]) -> Part | None:
-    kind = type(layer)
-    if kind is Embedding and place == 0:
-        return Part("embedding", at, layer.input_dim, layer.output_dim, mask_zero=layer.mask_zero)
-    if kind is Dropout and np.can_cast(layer.dtype, dtype):
-        return Part("dropout")
-    if kind is Dense:
-        return Part("dense", at, len(layer.weights[0]), layer.units, layer.activation)
-    if kind in (LSTM, GRU) and not layer.stateful:
-        return Part(
-            "lstm" if kind is LSTM else "gru" if layer.reset_after else "gru_reset_before",
-            *(at, len(layer.weights[0]), layer.units),
-            return_sequences=layer.return_sequences,
-            go_backwards=layer.go_backwards,
-            zero_output_for_mask=layer.zero_output_for_mask,
-        )
-    return None
 
 
 def move(description: Description, layers: Sequence[Layer], data: Data) -> tuple[Any, Any] | None:

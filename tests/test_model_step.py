@@ -1,0 +1,197 @@
+"""A whole model's step in one call of a backend gives, to the bit, what its layers give one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastrnn as fr
+from fastrnn.training.feed import Feed
+
+TIME, FEATURES = 7, 5
+SAMPLES, BATCH = 45, 16  # the last batch is smaller
+
+
+def embedded(words: int, *layers: Any) -> list[Any]:
+    return [fr.Embedding(words, FEATURES), *layers]
+
+
+# the layers before the Dense; of the words, 20 are few enough to be multiplied once each, but not for the last batch
+MODELS: dict[str, Callable[[], list[Any]]] = {
+    "lstm": lambda: embedded(20, fr.LSTM(8)),
+    "gru": lambda: embedded(20, fr.GRU(9)),
+    "reset before, many words": lambda: embedded(300, fr.GRU(6, reset_after=False, use_bias=False)),
+    "numbers": lambda: [fr.LSTM(17, go_backwards=True)],
+    "dropout": lambda: embedded(20, fr.LSTM(8, dropout=0.3)),
+    "recurrent dropout": lambda: embedded(20, fr.GRU(8, dropout=0.2, recurrent_dropout=0.4)),
+    "stacked": lambda: embedded(
+        50,
+        fr.LSTM(8, return_sequences=True, dropout=0.3),
+        fr.GRU(4, return_sequences=True, go_backwards=True),
+        fr.LSTM(3, recurrent_dropout=0.1),
+    ),
+}
+
+
+def make(name: str, end: str = "binary", dtype: str = "float32", optimizer: Any = "rmsprop") -> fr.Sequential:
+    fr.set_seed(5)
+    units, activation, loss = {
+        "binary": (1, "sigmoid", "binary_crossentropy"),
+        "categorical": (3, "softmax", "categorical_crossentropy"),
+        "sparse": (3, "softmax", "sparse_categorical_crossentropy"),
+    }[end]
+    layers = [*MODELS[name](), fr.Dense(units, activation=activation)]
+    for layer in layers:
+        layer.dtype = np.dtype(dtype)
+    model = fr.Sequential(layers)
+    model.compile(optimizer, loss, ["accuracy"] if end == "sparse" else ["accuracy", "mae"])
+    return model
+
+
+def data(model: fr.Sequential, end: str = "binary") -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(1)
+    first = model.layers[0]
+    if isinstance(first, fr.Embedding):
+        x = rng.integers(0, first.input_dim, (SAMPLES, TIME)).astype(rng.choice([np.int32, np.int64]))
+    else:
+        x = rng.standard_normal((SAMPLES, TIME, FEATURES)).astype(first.dtype)
+    classes = rng.integers(0, 2 if end == "binary" else 3, SAMPLES)
+    return x, np.eye(3)[classes] if end == "categorical" else classes
+
+
+@pytest.fixture
+def taken(c_backend: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """One number for each step that was taken as a whole."""
+    from fastrnn.backends.c_model import CModelStep
+
+    steps: list[int] = []
+    step = CModelStep.step
+
+    def counted(self: Any, *args: Any) -> Any:
+        steps.append(1)
+        return step(self, *args)
+
+    monkeypatch.setattr(CModelStep, "step", counted)
+    return steps
+
+
+def fit(model: fr.Sequential, x: Any, y: Any, **options: Any) -> dict[str, Any]:
+    with fr.use_backend("c"):
+        history = model.fit(x, y, BATCH, **{"epochs": 2, "verbose": 0, **options}).history
+    found = dict(enumerate([*model.get_weights(), *(g.copy() for layer in model.layers for g in layer.grads)]))
+    return {**found, **history}
+
+
+def both_ways(monkeypatch: pytest.MonkeyPatch, make: Callable[[], Any], *args: Any, **options: Any) -> dict[str, Any]:
+    """Fits such a model as a whole and layer by layer, and sees that nothing differs."""
+    found = fit(make(), *args, **options)
+    with monkeypatch.context() as patch:
+        patch.setattr(Feed, "_fused", lambda self, description, step: step)
+        want = fit(make(), *args, **options)
+    assert found.keys() == want.keys()
+    for name, value in want.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=str(name))
+    return found
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", MODELS)
+def test_models(monkeypatch: pytest.MonkeyPatch, taken: list[int], name: str, dtype: str) -> None:
+    both_ways(monkeypatch, lambda: make(name, dtype=dtype), *data(make(name, dtype=dtype)))
+    assert len(taken) == 2 * 3
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("end", ["binary", "categorical", "sparse"])
+def test_losses(monkeypatch: pytest.MonkeyPatch, taken: list[int], end: str, weighted: bool) -> None:
+    x, y = data(make("gru", end), end)
+    weights = np.random.default_rng(2).random(SAMPLES) if weighted else None
+    both_ways(monkeypatch, lambda: make("gru", end), x, y, sample_weight=weights, validation_data=(x, y))
+    assert len(taken) == 2 * 3
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda: fr.SGD(0.1, momentum=0.9, nesterov=True),
+        lambda: fr.Adam(0.01, amsgrad=True, clipnorm=0.02),
+        lambda: fr.RMSprop(0.01, centered=True, global_clipnorm=0.05),
+    ],
+)
+def test_optimizers(monkeypatch: pytest.MonkeyPatch, taken: list[int], optimizer: Callable[[], Any]) -> None:
+    both_ways(monkeypatch, lambda: make("lstm", optimizer=optimizer()), *data(make("lstm")))
+    assert len(taken) == 2 * 3
+
+
+class Meddler(fr.Callback):
+    """Changes weights, a rate of dropout, and the layout of the weights while a model trains."""
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        layer = self.model.layers[1]
+        layer.weights[0][0] += 0.25
+        layer.dropout = 0.0 if layer.dropout else 0.5
+        if batch == 0:
+            other = fr.Sequential([self.model.layers[1]])
+            other.build((None, TIME, FEATURES))
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.model.layers[1].go_backwards = True
+
+
+def test_what_callbacks_change_is_seen(monkeypatch: pytest.MonkeyPatch, taken: list[int]) -> None:
+    both_ways(monkeypatch, lambda: make("dropout"), *data(make("dropout")), callbacks=[Meddler()], epochs=3)
+    assert len(taken) == 3 * 3
+
+
+def test_what_goes_layer_by_layer(monkeypatch: pytest.MonkeyPatch, taken: list[int]) -> None:
+    x, y = data(make("lstm"))
+
+    def masked() -> fr.Sequential:
+        fr.set_seed(5)
+        model = fr.Sequential([fr.Embedding(20, FEATURES, mask_zero=True), fr.LSTM(8), fr.Dense(1, "sigmoid")])
+        model.compile("rmsprop", "binary_crossentropy")
+        return model
+
+    def sequences() -> fr.Sequential:
+        fr.set_seed(5)
+        model = fr.Sequential([fr.Embedding(20, 4), fr.GRU(8, return_sequences=True), fr.Dense(1, "sigmoid")])
+        model.compile("adam", "binary_crossentropy")
+        return model
+
+    def squared() -> fr.Sequential:
+        model = make("lstm")
+        model.compile("sgd", "mse")
+        return model
+
+    both_ways(monkeypatch, masked, x, y)
+    both_ways(monkeypatch, sequences, x, np.repeat(y[:, None, None], TIME, 1))
+    both_ways(monkeypatch, squared, x, y)
+    assert taken == []
+
+
+def test_ids_that_are_not_in_the_table(taken: list[int]) -> None:
+    model = make("lstm")
+    x, y = data(model)
+    x[BATCH + 3, 2] = 20
+    with pytest.raises(ValueError, match=r"token ids must be in \[0, 20\), got 20"):
+        fit(model, x, y, shuffle=False)
+    assert len(taken) == 1
+    before = model.get_weights()
+    x[BATCH + 3, 2] = 19
+    fit(model, x, y)
+    assert not np.array_equal(before[0], model.get_weights()[0])
+
+
+def test_few_samples_and_many(monkeypatch: pytest.MonkeyPatch, taken: list[int]) -> None:
+    x, y = data(make("gru"))
+    both_ways(monkeypatch, lambda: make("gru"), x[:1], y[:1])
+    assert len(taken) == 2
+    # for so many, the Dense is worth a call of BLAS
+    many = np.resize(x, (4000, TIME)), np.resize(y, 4000)
+    with fr.use_backend("c"):
+        make("gru").fit(*many, batch_size=4000, verbose=0)
+    assert len(taken) == 2
