@@ -5,6 +5,9 @@
 #include <stdatomic.h>
 #include <stddef.h>
 #include <string.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 extern const frnn_kernels frnn_kernels_base_f32, frnn_kernels_base_f64;
 static int always(void) { return 1; }
@@ -41,6 +44,16 @@ static const struct {
 enum { SETS = sizeof sets / sizeof sets[0] };
 
 static atomic_int chosen = -1;
+
+int32_t frnn_wide_is_halved = 0;
+#if defined(__x86_64__)
+/* Of those with AVX-512 only Zen 4, of AMD's family 19h. Looked up once: on virtual machines it takes microseconds. */
+__attribute__((constructor)) static void look_at_processor(void) {
+    unsigned a = 0, b, c, d;
+    __get_cpuid(1, &a, &b, &c, &d);
+    frnn_wide_is_halved = (a >> 8 & 0xf) + (a >> 20 & 0xff) == 0x19;
+}
+#endif
 
 const char *frnn_isa_name(int32_t index) { return index >= 0 && index < SETS ? sets[index].name : NULL; }
 int frnn_isa_supported(int32_t index) { return index >= 0 && index < SETS && sets[index].supported(); }

@@ -153,6 +153,8 @@ int frnn_isa_supported(int32_t index);
 /* Chooses one that is supported; the highest is in use until then. */
 void frnn_isa_choose(int32_t index);
 int32_t frnn_isa_chosen(void);
+/* Whether this processor does vectors of 64 bytes as two of 32: then some kernels are others. Results are the same. */
+extern int32_t frnn_wide_is_halved;
 
 /* At most this many threads, the caller's included, work on one call; at least 1. */
 void frnn_set_threads(int32_t threads);

@@ -97,12 +97,13 @@ typedef uint64_t REAL_UINT;
 #define LANES ((int)vlanes)
 #define WIDE_LANES ((int)wlanes)
 
-/* Two vectors as one wide one, one with zeros above it, and the halves of a wide vector; two numbers for every two
- * lanes, or one and zero, and of each of two such vectors the sums of every two lanes, side by side. Where none is as
- * wide, nobody asks. */
+/* Two vectors as one wide one, one with zeros above it, two numbers for all lanes of either half, and the halves of a
+ * wide vector; two numbers for every two lanes, or one and zero, and of each of two such vectors the sums of every two
+ * lanes, side by side. Where none is as wide, nobody asks. */
 #if WIDE_BYTES == VECTOR_BYTES
 INLINE wreal wjoin(vreal lower, vreal upper) { return (void)upper, lower; }
 INLINE wreal wextend(vreal v) { return v; }
+INLINE wreal wset_apart(const REAL *p, int64_t apart) { return (void)apart, vset(*p); }
 INLINE vreal wlower(wreal v) { return v; }
 INLINE vreal wupper(wreal v) { return v; }
 INLINE wreal wset_two(const REAL *p) { return vset(*p); }
@@ -113,6 +114,9 @@ INLINE wreal wjoin(vreal lower, vreal upper) {
     return (wreal)_mm512_insertf64x4(_mm512_castpd256_pd512((__m256d)lower), (__m256d)upper, 1);
 }
 INLINE wreal wextend(vreal v) { return _mm512_zextps256_ps512(v); }
+INLINE wreal wset_apart(const REAL *p, int64_t apart) {
+    return _mm512_mask_broadcastss_ps(wset(*p), 0xff00, _mm_load_ss(p + apart));
+}
 INLINE vreal wlower(wreal v) { return _mm512_castps512_ps256(v); }
 INLINE vreal wupper(wreal v) { return (vreal)_mm512_extractf64x4_pd((__m512d)v, 1); }
 INLINE wreal wset_two(const REAL *p) {
@@ -129,6 +133,9 @@ INLINE wreal wsum_twos(wreal a, wreal b) {
 #else
 INLINE wreal wjoin(vreal lower, vreal upper) { return _mm512_insertf64x4(_mm512_castpd256_pd512(lower), upper, 1); }
 INLINE wreal wextend(vreal v) { return _mm512_zextpd256_pd512(v); }
+INLINE wreal wset_apart(const REAL *p, int64_t apart) {
+    return _mm512_mask_broadcastsd_pd(wset(*p), 0xf0, _mm_load_sd(p + apart));
+}
 INLINE vreal wlower(wreal v) { return _mm512_castpd512_pd256(v); }
 INLINE vreal wupper(wreal v) { return _mm512_extractf64x4_pd(v, 1); }
 INLINE wreal wset_two(const REAL *p) { return (wreal)_mm512_broadcast_f32x4((__m128)_mm_loadu_pd(p)); }
@@ -140,7 +147,8 @@ INLINE wreal wsum_twos(wreal a, wreal b) {
 }
 #endif
 
-/* What fills one of either kind: a vector, or two of them that lie `apart`. */
+/* What fills one of either kind: a number, or vector, or two of them that lie `apart`. */
+INLINE vreal vset_apart(const REAL *p, int64_t apart) { return (void)apart, vset(*p); }
 INLINE vreal vload_apart(const REAL *p, int64_t apart) { return (void)apart, vload(p); }
 INLINE wreal wload_apart(const REAL *p, int64_t apart) {
     return apart == LANES ? wload(p) : wjoin(vload(p), vload(p + apart));

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -184,6 +185,29 @@ def _python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, check=False
     )
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("h_drop", [False, True])
+@pytest.mark.parametrize("x_drop", [None, "shared", "per_gate"])
+def test_kernels_for_processors_that_halve_wide_vectors(
+    c_backend: ModuleType, x_drop: str | None, h_drop: bool, dtype: Any
+) -> None:
+    """They give the same bits as those for the others."""
+    from fastrnn._kernels import lib
+
+    found = lib.frnn_wide_is_halved
+    try:
+        for shape in [(19, 4, 3, 8), (1, 5, 16, 4), (40, 2, 70, 3)]:
+            results = []
+            for lib.frnn_wide_is_halved in (0, 1):
+                case = make_case("lstm", shape, dtype, mask=True, x_drop=x_drop, h_drop=h_drop)
+                results.append(case.run("c"))
+            for name, array in results[0].items():
+                np.testing.assert_array_equal(array, results[1][name], err_msg=name)
+            assert_close(results[0], case.run("reference"), 1e-5 if dtype == np.float32 else 1e-13)
+    finally:
+        lib.frnn_wide_is_halved = found
 
 
 def test_environment_forces_an_instruction_set(c_backend: ModuleType) -> None:
