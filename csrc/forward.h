@@ -41,8 +41,8 @@ static void words_multiply(void *plan, int64_t index) {
 }
 
 /* What all steps of a forward sweep have in common, and where the rows of one are: found once, and moved on from step
- * to step. One sequence with 8 units takes a third longer where each step looks for all this. Rows are `apart` from the
- * one before them, and further `on` at the next step. */
+ * to step. One sequence with 8 units takes a seventh longer where each step looks for all this. Rows are `apart` from
+ * the one before them, and further `on` at the next step. */
 typedef struct {
     gates_product W, U; /* each tile sets its rows of A */
     int w_too;          /* W's product comes with U's */

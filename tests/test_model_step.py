@@ -82,6 +82,7 @@ def taken(c_backend: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def fit(model: fr.Sequential, x: Any, y: Any, **options: Any) -> dict[str, Any]:
     with fr.use_backend("c"):
         history = model.fit(x, y, BATCH, **{"epochs": 2, "verbose": 0, **options}).history
+        history["evaluated"] = model.evaluate(x, y, BATCH, verbose=0)
     found = dict(enumerate([*model.get_weights(), *(g.copy() for layer in model.layers for g in layer.grads)]))
     return {**found, **history}
 
@@ -90,7 +91,7 @@ def both_ways(monkeypatch: pytest.MonkeyPatch, make: Callable[[], Any], *args: A
     """Fits such a model as a whole and layer by layer, and sees that nothing differs."""
     found = fit(make(), *args, **options)
     with monkeypatch.context() as patch:
-        patch.setattr(Feed, "_fused", lambda self, description, step: step)
+        patch.setattr(Feed, "_fused", lambda self, description, step, training: step)
         want = fit(make(), *args, **options)
     assert found.keys() == want.keys()
     for name, value in want.items():
@@ -102,7 +103,7 @@ def both_ways(monkeypatch: pytest.MonkeyPatch, make: Callable[[], Any], *args: A
 @pytest.mark.parametrize("name", MODELS)
 def test_models(monkeypatch: pytest.MonkeyPatch, taken: list[int], name: str, dtype: str) -> None:
     both_ways(monkeypatch, lambda: make(name, dtype=dtype), *data(make(name, dtype=dtype)))
-    assert len(taken) == 2 * 3
+    assert len(taken) == (2 + 1) * 3
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -111,7 +112,7 @@ def test_losses(monkeypatch: pytest.MonkeyPatch, taken: list[int], end: str, wei
     x, y = data(make("gru", end), end)
     weights = np.random.default_rng(2).random(SAMPLES) if weighted else None
     both_ways(monkeypatch, lambda: make("gru", end), x, y, sample_weight=weights, validation_data=(x, y))
-    assert len(taken) == 2 * 3
+    assert len(taken) == (2 + 2 + 1) * 3
 
 
 @pytest.mark.parametrize(
@@ -124,7 +125,7 @@ def test_losses(monkeypatch: pytest.MonkeyPatch, taken: list[int], end: str, wei
 )
 def test_optimizers(monkeypatch: pytest.MonkeyPatch, taken: list[int], optimizer: Callable[[], Any]) -> None:
     both_ways(monkeypatch, lambda: make("lstm", optimizer=optimizer()), *data(make("lstm")))
-    assert len(taken) == 2 * 3
+    assert len(taken) == (2 + 1) * 3
 
 
 class Meddler(fr.Callback):
@@ -144,7 +145,7 @@ class Meddler(fr.Callback):
 
 def test_what_callbacks_change_is_seen(monkeypatch: pytest.MonkeyPatch, taken: list[int]) -> None:
     both_ways(monkeypatch, lambda: make("dropout"), *data(make("dropout")), callbacks=[Meddler()], epochs=3)
-    assert len(taken) == 3 * 3
+    assert len(taken) == (3 + 1) * 3
 
 
 def test_what_goes_layer_by_layer(monkeypatch: pytest.MonkeyPatch, taken: list[int]) -> None:
@@ -189,9 +190,9 @@ def test_ids_that_are_not_in_the_table(taken: list[int]) -> None:
 def test_few_samples_and_many(monkeypatch: pytest.MonkeyPatch, taken: list[int]) -> None:
     x, y = data(make("gru"))
     both_ways(monkeypatch, lambda: make("gru"), x[:1], y[:1])
-    assert len(taken) == 2
+    assert len(taken) == 2 + 1
     # for so many, the Dense is worth a call of BLAS
     many = np.resize(x, (4000, TIME)), np.resize(y, 4000)
     with fr.use_backend("c"):
         make("gru").fit(*many, batch_size=4000, verbose=0)
-    assert len(taken) == 2
+    assert len(taken) == 2 + 1

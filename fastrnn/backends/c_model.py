@@ -83,6 +83,7 @@ class CModelStep:
         masks: Sequence[tuple[np.ndarray | None, np.ndarray | None]] | None,
         w: np.ndarray,
         g: np.ndarray,
+        training: bool,
     ) -> Head:
         shape = x.shape[:2]
         batch = self._batches.get(shape)
@@ -90,6 +91,7 @@ class CModelStep:
             batch = self._batches[shape] = _Batch(self, *shape)
         if batch.w is not w or batch.g is not g:
             batch.bind(w, g)
+        batch.set_training(training)
         return batch.step(x, y, weights, masks)
 
 
@@ -105,7 +107,8 @@ class _Batch:
         self.w = self.g = np.empty(0)
         self._kept: list[np.ndarray] = []  # what the structs point to
         self._rows: tuple[Any, Any] | None = None  # of the embedding, and their gradients, where they are looked up
-        self._masked = False
+        self._masked = self._training = False
+        self._reserves: list[Any] = []
         self._calls: list[Any] = []
         for part in model.recurrent:
             self._calls.append(self._call(part, batch, time))
@@ -142,9 +145,19 @@ class _Batch:
         call.hT, call.dh0 = self._room(batch, units), self._room(batch, units)
         if cell == lib.FRNN_LSTM:
             call.cT, call.dc0 = self._room(batch, units), self._room(batch, units)
-        self._kept.append(reserves.take(lib.frnn_reserve_size(call), dtype))
-        call.reserve = _at(self._kept[-1])
         return call
+
+    def set_training(self, training: bool) -> None:
+        """Whether steps keep what gradients need, and write those."""
+        if training is self._training:
+            return
+        self._training = training
+        if training and not self._reserves:
+            self._kept += [reserves.take(lib.frnn_reserve_size(call), self._model.dtype) for call in self._calls]
+            self._reserves = [_at(array) for array in self._kept[-len(self._calls) :]]
+        for call, reserve in zip(self._calls, self._reserves, strict=True):
+            call.reserve = reserve if training else ffi.NULL
+        self._head.dW = self._dense_dW if training else ffi.NULL
 
     def bind(self, w: np.ndarray, g: np.ndarray) -> None:
         """Points the structs to weights and gradients."""
@@ -157,7 +170,8 @@ class _Batch:
             if b:
                 call.b, call.db = weights + b[0], gradients + b[0]
         W, *b = (at * size for at in model.dense.at)
-        head.W, head.dW = weights + W, gradients + W
+        head.W, self._dense_dW = weights + W, gradients + W
+        head.dW = self._dense_dW if self._training else ffi.NULL
         if b:
             head.b, head.db = weights + b[0], gradients + b[0]
         if model.embedding is not None:
@@ -182,11 +196,12 @@ class _Batch:
         for call in calls:
             run(lib.frnn_forward, call)
         lib.frnn_head_run(head)
-        for call in reversed(calls):
-            run(lib.frnn_backward, call)
-        if embedding is not None and self._rows is not None:
-            bits = self.w.itemsize * 8
-            lib.frnn_scatter_add(self._rows[1], bits, embedding.units, *ids, self._dtable, embedding.inputs)
+        if self._training:
+            for call in reversed(calls):
+                run(lib.frnn_backward, call)
+            if embedding is not None and self._rows is not None:
+                bits = self.w.itemsize * 8
+                lib.frnn_scatter_add(self._rows[1], bits, embedding.units, *ids, self._dtable, embedding.inputs)
         return Head(head.loss, head.correct, self._p, None)
 
     def _set_masks(self, masks: Sequence[tuple[np.ndarray | None, np.ndarray | None]]) -> None:

@@ -33,9 +33,9 @@ A backend may also have the following, which make a training step shorter; where
     model_step(parts, goal, spans, dtype) -> an object with takes(x, y, weights) and step(...), or None
         The step of a whole model but for dropout and optimizer, in memory that is kept; None where it is not for such a
         model, described as for `training`. takes says whether it is for such a batch: inputs, targets as the loss
-        prepared them, weights of the entries or None. step(x, y, weights, masks, w, g) -> Head then reads the flat
-        array of weights and writes that of gradients; masks are each recurrent layer's (x_mask, h_mask), or None for
-        none. Its p is overwritten by the next step.
+        prepared them, weights of the entries or None. step(x, y, weights, masks, w, g, training) -> Head then reads the
+        flat array of weights and, in training, writes that of gradients; masks are each recurrent layer's
+        (x_mask, h_mask), or None for none. Its p is overwritten by the next step.
     training(parts, goal, spans, dtype) -> an object that keeps a whole model where it trains
         The layers, Parts; what is minimised and measured, a Goal; from where to where in the flat array of weights each
         variable lies. It has

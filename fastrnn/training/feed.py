@@ -31,15 +31,15 @@ class Feed:
         if description is None:
             return HostPass(step, *arguments)
         if not hasattr(description.backend, "training"):
-            return HostPass(self._fused(description, step) if training else step, *arguments)
+            return HostPass(self._fused(description, step, training), *arguments)
         if description != self._description:
             self._description, self._there = description, on_device.move(description, self._model.layers, self._data)
         if self._there is None:
             return HostPass(step, *arguments)
         return on_device.DevicePass(*self._there, *arguments)
 
-    def _fused(self, description: Description, step: Step) -> Step:
+    def _fused(self, description: Description, step: Step, training: bool) -> Step:
         """The model's step in one call of its backend, or else as it is."""
         if description != self._description:
             self._description, self._run = description, description.backend.model_step(*description[1:])
-        return step if self._run is None else FusedStep(self._model, self._run, step)
+        return step if self._run is None else FusedStep(self._model, self._run, step, training)
