@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 
 import fastrnn as fr
 from fastrnn.training.feed import Feed
+from fastrnn.training.passes import HostPass
 
 TIME, FEATURES = 7, 5
 SAMPLES, BATCH = 45, 16  # the last batch is smaller
@@ -91,7 +94,7 @@ def both_ways(monkeypatch: pytest.MonkeyPatch, make: Callable[[], Any], *args: A
     """Fits such a model as a whole and layer by layer, and sees that nothing differs."""
     found = fit(make(), *args, **options)
     with monkeypatch.context() as patch:
-        patch.setattr(Feed, "_fused", lambda self, description, step, training: step)
+        patch.setattr(Feed, "_fused", lambda self, description, step, arguments: HostPass(step, *arguments))
         want = fit(make(), *args, **options)
     assert found.keys() == want.keys()
     for name, value in want.items():
@@ -129,23 +132,21 @@ def test_optimizers(monkeypatch: pytest.MonkeyPatch, taken: list[int], optimizer
 
 
 class Meddler(fr.Callback):
-    """Changes weights, a rate of dropout, and the layout of the weights while a model trains."""
+    """Changes weights, a rate of dropout, the direction, and the layout of the weights while a model trains."""
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         layer = self.model.layers[1]
         layer.weights[0][0] += 0.25
+        layer.go_backwards = batch == 1 and layer.dropout > 0
         layer.dropout = 0.0 if layer.dropout else 0.5
         if batch == 0:
             other = fr.Sequential([self.model.layers[1]])
             other.build((None, TIME, FEATURES))
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        self.model.layers[1].go_backwards = True
-
 
 def test_what_callbacks_change_is_seen(monkeypatch: pytest.MonkeyPatch, taken: list[int]) -> None:
     both_ways(monkeypatch, lambda: make("dropout"), *data(make("dropout")), callbacks=[Meddler()], epochs=3)
-    assert len(taken) == (3 + 1) * 3
+    assert len(taken) == 3 + 2 + 3 + 3  # after the second step of the second epoch, the third goes backwards
 
 
 def test_what_goes_layer_by_layer(monkeypatch: pytest.MonkeyPatch, taken: list[int]) -> None:
@@ -185,6 +186,93 @@ def test_ids_that_are_not_in_the_table(taken: list[int]) -> None:
     x[BATCH + 3, 2] = 19
     fit(model, x, y)
     assert not np.array_equal(before[0], model.get_weights()[0])
+
+
+def widths(layers: list[Any]) -> None:
+    """Layers built for something else."""
+    old = fr.Sequential(embedded(20, fr.LSTM(8), fr.Dense(1, "sigmoid")))
+    old.build((None, TIME))
+    layers[:] = [fr.Embedding(20, 64), *old.layers[1:]]
+
+
+def dense(layers: list[Any]) -> None:
+    layers[2].build((None, 300))
+
+
+def bias(layers: list[Any]) -> None:
+    layers[1].reset_after = True
+
+
+def words(layers: list[Any]) -> None:
+    layers[0].input_dim = 40
+
+
+@pytest.mark.parametrize("spoil", [widths, dense, bias, words])
+@pytest.mark.parametrize("method", ["fit", "evaluate"])
+def test_layers_that_do_not_fit_each_other(taken: list[int], method: str, spoil: Callable[[list[Any]], None]) -> None:
+    layers = embedded(20, fr.GRU(8, reset_after=False), fr.Dense(1, "sigmoid"))
+    if spoil is not dense:
+        fr.Sequential(layers).build((None, TIME))
+    spoil(layers)
+    model = fr.Sequential(layers)
+    model.compile("adam", "binary_crossentropy")
+    x, y = np.full((4, TIME), 30 if spoil is words else 3), np.ones(4)
+    with fr.use_backend("c"), pytest.raises(ValueError, match="must"):
+        getattr(model, method)(x, y, verbose=0)
+    assert taken == []
+
+
+def test_attributes_changed_since(monkeypatch: pytest.MonkeyPatch, taken: list[int]) -> None:
+    """What a layer has been built with counts."""
+
+    def changed() -> fr.Sequential:
+        model = make("lstm")
+        model.build((None, TIME))
+        model.layers[1].units = 6
+        return model
+
+    both_ways(monkeypatch, changed, *data(make("lstm")))
+    assert len(taken) == (2 + 1) * 3
+
+
+def test_a_weight_that_becomes_another_while_a_model_trains(taken: list[int]) -> None:
+    class Replace(fr.Callback):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            layer = self.model.layers[1]
+            layer.weights[1], layer.grads[1] = np.zeros((2, 4, 16), np.float32)
+
+    with pytest.raises(ValueError, match="must have shape"):
+        fit(make("lstm"), *data(make("lstm")), callbacks=[Replace()])
+    assert len(taken) == 1
+
+
+def test_only_if_all_of_the_model_runs_there(taken: list[int]) -> None:
+    model = fr.Sequential(embedded(20, fr.LSTM(8, backend="c"), fr.Dense(1, "sigmoid")))
+    model.compile("adam", "binary_crossentropy")
+    x, y = data(make("lstm"))
+    with fr.use_backend("reference"):
+        model.fit(x, y, verbose=0)
+    assert taken == []
+
+
+def test_nothing_is_kept_of_a_fit(c_backend: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastrnn.backends import c_model
+
+    alive: list[Any] = []
+    room = c_model._Batch._room
+    monkeypatch.setattr(
+        c_model._Batch, "_room", lambda self, *shape: alive.append(weakref.ref(self)) or room(self, *shape)
+    )
+    model = make("stacked")
+    gc.disable()
+    try:
+        fit(model, *data(model))
+        assert alive
+        assert not any(ref() for ref in alive)
+    finally:
+        gc.enable()
+    with pytest.raises(ValueError, match="call the layer with training=True first"):
+        model.layers[1].backward(np.zeros((BATCH, TIME, 8), np.float32))
 
 
 def test_few_samples_and_many(monkeypatch: pytest.MonkeyPatch, taken: list[int]) -> None:

@@ -7,7 +7,8 @@ Layers that are called one by one make and check all that anew: a tenth of a ste
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -47,31 +48,45 @@ def run(function: Any, c_call: Any) -> None:
         raise MemoryError("fastrnn's C kernels could not allocate their working memory")
 
 
+class Layers(NamedTuple):
+    """What a step is of."""
+
+    embedding: Part | None
+    recurrent: Sequence[Part]
+    dense: Part
+    loss: str
+    dtype: np.dtype[Any]
+
+
 class CModelStep:
     """The contract's model_step, for a chain of recurrent layers, an embedding before them or not, and a Dense with its
     cross-entropy after the last one's last output."""
 
-    def __init__(
-        self, embedding: Part | None, recurrent: Sequence[Part], dense: Part, loss: str, dtype: np.dtype[Any]
-    ) -> None:
-        self.embedding, self.recurrent, self.dense, self.loss, self.dtype = embedding, recurrent, dense, loss, dtype
-        self._columns = 1 if loss == "sparse_categorical_crossentropy" else dense.units
+    def __init__(self, layers: Layers) -> None:
+        self._layers = layers
+        sparse = layers.loss == "sparse_categorical_crossentropy"
+        self._columns = 1 if sparse else layers.dense.units
+        self._y_dtype = np.dtype(np.int64) if sparse else layers.dtype
         self._batches: dict[tuple[int, ...], _Batch] = {}
 
     def takes(self, x: np.ndarray, y: np.ndarray, weights: np.ndarray | None) -> bool:
-        size, dense, embedding = len(x), self.dense, self.embedding
+        embedding, recurrent, dense, _, dtype = self._layers
+        size = len(x)
         return (
             (
-                x.ndim == 3 and x.dtype == self.dtype and x.shape[2] == self.recurrent[0].inputs
+                x.ndim == 3 and x.dtype == dtype and x.shape[2] == recurrent[0].inputs
                 if embedding is None
                 else x.ndim == 2 and x.dtype in (np.int32, np.int64)
             )
             and x.size > 0
             and y.shape == (size, self._columns)
+            and y.dtype == self._y_dtype
             and size * dense.inputs * dense.units <= MAX_HEAD_PRODUCTS
             and x.flags.c_contiguous
             and y.flags.c_contiguous
-            and (weights is None or (weights.shape == (size,) and weights.flags.c_contiguous))
+            and (
+                weights is None or (weights.shape == (size,) and weights.dtype == dtype and weights.flags.c_contiguous)
+            )
             and (embedding is None or lib.frnn_find_bad_id(_at(x), x.itemsize, x.size, embedding.inputs) < 0)
         )
 
@@ -88,7 +103,7 @@ class CModelStep:
         shape = x.shape[:2]
         batch = self._batches.get(shape)
         if batch is None:
-            batch = self._batches[shape] = _Batch(self, *shape)
+            batch = self._batches[shape] = _Batch(self._layers, *shape)
         if batch.w is not w or batch.g is not g:
             batch.bind(w, g)
         batch.set_training(training)
@@ -102,36 +117,36 @@ class _Batch:
         w, g: the flat arrays of weights and gradients that the structs point into.
     """
 
-    def __init__(self, model: CModelStep, batch: int, time: int) -> None:
-        self._model = model
+    def __init__(self, layers: Layers, batch: int, time: int) -> None:
+        self._layers = layers
         self.w = self.g = np.empty(0)
         self._kept: list[np.ndarray] = []  # what the structs point to
         self._rows: tuple[Any, Any] | None = None  # of the embedding, and their gradients, where they are looked up
         self._masked = self._training = False
         self._reserves: list[Any] = []
         self._calls: list[Any] = []
-        for part in model.recurrent:
+        for part in layers.recurrent:
             self._calls.append(self._call(part, batch, time))
         self._head = head = ffi.new("frnn_head *")
-        dense = model.dense
-        head.loss_kind, head.real_bits = HEADS[model.loss], model.dtype.itemsize * 8
+        dense = layers.dense
+        head.loss_kind, head.real_bits = HEADS[layers.loss], layers.dtype.itemsize * 8
         head.n, head.I, head.C = batch, dense.inputs, dense.units
-        self._p = np.empty((batch, dense.units), model.dtype)
+        self._p = np.empty((batch, dense.units), layers.dtype)
         last = self._calls[-1]
         head.x, head.p, head.dz = last.y, _at(self._p), self._room(batch, dense.units)
         head.dx = last.dy = self._room(batch, dense.inputs)
 
     def _room(self, *shape: int) -> Any:
-        self._kept.append(np.empty(shape, self._model.dtype))
+        self._kept.append(np.empty(shape, self._layers.dtype))
         return _at(self._kept[-1])
 
     def _call(self, part: Part, batch: int, time: int) -> Any:
         """The layer's struct, its inputs those outputs that the last struct has."""
         cell, gates, reset_after = _CELLS[part.kind]
-        inputs, units, dtype = part.inputs, part.units, self._model.dtype
+        inputs, units, dtype = part.inputs, part.units, self._layers.dtype
         options = part.go_backwards, part.zero_output_for_mask, part.return_sequences, reset_after
         call = ffi.new("frnn_call *", (cell, dtype.itemsize * 8, batch, time, inputs, units, *options))
-        embedding = self._model.embedding
+        embedding = self._layers.embedding
         if self._calls:
             call.x, call.dx = self._calls[-1].y, self._room(batch, time, inputs)
             self._calls[-1].dy = call.dx
@@ -153,7 +168,7 @@ class _Batch:
             return
         self._training = training
         if training and not self._reserves:
-            self._kept += [reserves.take(lib.frnn_reserve_size(call), self._model.dtype) for call in self._calls]
+            self._kept += [reserves.take(lib.frnn_reserve_size(call), self._layers.dtype) for call in self._calls]
             self._reserves = [_at(array) for array in self._kept[-len(self._calls) :]]
         for call, reserve in zip(self._calls, self._reserves, strict=True):
             call.reserve = reserve if training else ffi.NULL
@@ -163,25 +178,25 @@ class _Batch:
         """Points the structs to weights and gradients."""
         self.w, self.g = w, g
         weights, gradients, size = _at(w), _at(g), w.itemsize
-        model, head = self._model, self._head
-        for part, call in zip(model.recurrent, self._calls, strict=True):
+        layers, head = self._layers, self._head
+        for part, call in zip(layers.recurrent, self._calls, strict=True):
             W, U, *b = (at * size for at in part.at)
             call.W, call.U, call.dW, call.dU = weights + W, weights + U, gradients + W, gradients + U
             if b:
                 call.b, call.db = weights + b[0], gradients + b[0]
-        W, *b = (at * size for at in model.dense.at)
+        W, *b = (at * size for at in layers.dense.at)
         head.W, self._dense_dW = weights + W, gradients + W
         head.dW = self._dense_dW if self._training else ffi.NULL
         if b:
             head.b, head.db = weights + b[0], gradients + b[0]
-        if model.embedding is not None:
-            table = model.embedding.at[0] * size
+        if layers.embedding is not None:
+            table = layers.embedding.at[0] * size
             self._table, self._dtable = weights + table, gradients + table
             if self._rows is None:
                 self._calls[0].x, self._calls[0].dx = self._table, self._dtable
 
     def step(self, x: np.ndarray, y: np.ndarray, weights: np.ndarray | None, masks: Any) -> Head:
-        calls, head, embedding, at = self._calls, self._head, self._model.embedding, _at(x)
+        calls, head, embedding, at = self._calls, self._head, self._layers.embedding, _at(x)
         ids = at, x.itemsize, x.size
         if embedding is None:
             calls[0].x = at
@@ -226,6 +241,7 @@ def model_step(
         or any(part.kind not in _CELLS for part in recurrent)
         or any(part.return_sequences is (part is recurrent[-1]) for part in recurrent)
         or (embedding is not None and embedding.mask_zero)
+        or any(part.units != following.inputs for part, following in pairwise(parts))
     ):
         return None
-    return CModelStep(embedding, recurrent, dense, goal.loss, dtype)
+    return CModelStep(Layers(embedding, recurrent, dense, goal.loss, dtype))

@@ -78,6 +78,9 @@ class Layer:
         """The gradient of the last training call's input; None where the input has none (token ids)."""
         raise NotImplementedError(f"{type(self).__name__} has no backward")
 
+    def forget(self) -> None:
+        """Drops what the last training call kept for `backward`."""
+
     def get_config(self) -> dict[str, Any]:
         """The arguments that make this layer anew, in Keras' names."""
         return {"name": self.name, "dtype": self.dtype.name}

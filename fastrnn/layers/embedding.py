@@ -84,6 +84,9 @@ class Embedding(Layer):
             ops.embedding_backward(self._ids, dy, self.grads[0])
         return None
 
+    def forget(self) -> None:
+        self._ids = None
+
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),

@@ -188,6 +188,9 @@ class RNN(Layer):
         self.dinitial_state = [gradients.dh0] if gradients.dc0 is None else [gradients.dh0, gradients.dc0]
         return gradients.dx
 
+    def forget(self) -> None:
+        self._reserve = None
+
     def step(
         self, x: Any, states: np.ndarray | Sequence[np.ndarray] | None = None
     ) -> tuple[np.ndarray, list[np.ndarray]]:

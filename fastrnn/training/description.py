@@ -79,19 +79,30 @@ def _backend(layers: list[Any]) -> ModuleType | None:
 
 
 def _part(layer: Any, at: tuple[int, ...], place: int, dtype: np.dtype[Any]) -> Part | None:
+    """What the weights are, whatever the layer's attributes say by now; None where they do not go together."""
     kind = type(layer)
-    if kind is Embedding and place == 0:
-        return Part("embedding", at, layer.input_dim, layer.output_dim, mask_zero=layer.mask_zero)
     if kind is Dropout and np.can_cast(layer.dtype, dtype):
         return Part("dropout")
+    if not layer.built or layer.dtype != dtype or any(weight.dtype != dtype for weight in layer.weights):
+        return None
+    shapes = [weight.shape for weight in layer.weights]
+    if kind is Embedding and place == 0:
+        words, width = shapes[0]
+        return Part("embedding", at, words, width, mask_zero=bool(layer.mask_zero))
     if kind is Dense:
-        return Part("dense", at, len(layer.weights[0]), layer.units, layer.activation)
+        inputs, units = shapes[0]
+        return Part("dense", at, inputs, units, layer.activation)
     if kind in (LSTM, GRU) and not layer.stateful:
+        (inputs, columns), (units, _), *bias = shapes
+        gates = 4 if kind is LSTM else 3
+        wanted = (2, columns) if kind is GRU and layer.reset_after else (columns,)
+        if columns != gates * units or shapes[1] != (units, columns) or bias not in ([], [wanted]):
+            return None
         return Part(
             "lstm" if kind is LSTM else "gru" if layer.reset_after else "gru_reset_before",
-            *(at, len(layer.weights[0]), layer.units),
-            return_sequences=layer.return_sequences,
-            go_backwards=layer.go_backwards,
-            zero_output_for_mask=layer.zero_output_for_mask,
+            *(at, inputs, units),
+            return_sequences=bool(layer.return_sequences),
+            go_backwards=bool(layer.go_backwards),
+            zero_output_for_mask=bool(layer.zero_output_for_mask),
         )
     return None

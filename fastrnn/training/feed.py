@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from fastrnn.backends import get_backend
 from fastrnn.training import on_device
 from fastrnn.training.data import Data
 from fastrnn.training.description import Description, describe
-from fastrnn.training.fused_step import FusedStep
+from fastrnn.training.fused_step import FusedPass, FusedStep
 from fastrnn.training.passes import HostPass, Pass, Step
 
 
@@ -31,15 +32,19 @@ class Feed:
         if description is None:
             return HostPass(step, *arguments)
         if not hasattr(description.backend, "training"):
-            return HostPass(self._fused(description, step, training), *arguments)
+            return self._fused(description, step, arguments)
         if description != self._description:
             self._description, self._there = description, on_device.move(description, self._model.layers, self._data)
         if self._there is None:
             return HostPass(step, *arguments)
         return on_device.DevicePass(*self._there, *arguments)
 
-    def _fused(self, description: Description, step: Step, training: bool) -> Step:
-        """The model's step in one call of its backend, or else as it is."""
+    def _fused(self, description: Description, step: Step, arguments: tuple[Any, ...]) -> HostPass:
+        """A pass whose steps are one call of the model's backend, if it takes the model, and what names no backend runs
+        there, too."""
         if description != self._description:
             self._description, self._run = description, description.backend.model_step(*description[1:])
-        return step if self._run is None else FusedStep(self._model, self._run, step, training)
+        model, training = self._model, arguments[-1]
+        if self._run is None or description.backend is not get_backend() or model.loss is not model._end.loss:
+            return HostPass(step, *arguments)
+        return FusedPass(FusedStep(model, description, self._run, step, training), *arguments)
