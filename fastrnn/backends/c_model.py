@@ -1,5 +1,5 @@
 """The step of a whole model through the C kernels: arrays and structs are made once for each size of batch, pointers
-are set once, a step is a call for each layer and direction.
+to all but a batch are set once, a step is a call for each layer and direction.
 
 Layers that are called one by one make and check all that anew: a tenth of a step of the textbook chapter's models.
 """
