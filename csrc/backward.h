@@ -221,14 +221,12 @@ static void dbias_accumulate(const layer_task *k, int64_t steps, const REAL *dsl
 /* -- gradients of outputs, and masks ---------------------------------------------------------------------------------
  */
 
-/* Without a mask: where the gradient of the first row's outputs of step s is, or NULL where there is none; and how far
- * the next row's is from there. */
+/* Without a mask: where the gradient of the first row's outputs of step s is, or NULL where there is none. */
 INLINE const REAL *dy_begin(const layer_task *k, int64_t s) {
     const frnn_call *call = k->plan->call;
     if (call->mask || !call->dy || (!call->sequences && s < call->T - 1)) return NULL;
     return (const REAL *)call->dy + output_row(k, 0, s);
 }
-INLINE int64_t dy_apart(const layer_plan *p) { return (p->call->sequences ? p->T : 1) * p->H; }
 
 /* With a mask. At a valid row of step s: dh += what reaches its outputs, dy, and what later masked steps, whose outputs
  * repeat this one, passed back. At a masked row dy is passed back further, or lost where such outputs are zero; and the

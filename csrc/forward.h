@@ -86,8 +86,8 @@ static forward_steps steps_begin(const layer_task *k) {
     else
         w.from_apart = p->lds, w.from_on = k->n * p->lds;
     if (call->mask) w.mask = call->mask + w.place;
-    w.y_apart = (call->sequences ? p->T : 1) * p->H, w.y_on = p->H;
-    if (call->sequences && outputs_at_once(p)) w.y = (REAL *)call->y + k->b0 * w.y_apart;
+    w.y_apart = outputs_apart(p), w.y_on = p->H;
+    if (call->sequences && outputs_at_once(p)) w.y = (REAL *)call->y + output_row(k, 0, 0);
     return w;
 }
 
@@ -115,7 +115,7 @@ INLINE void step_begin(const layer_task *k, forward_steps *w, int64_t s) {
     const layer_plan *p = k->plan;
     w->next_masked = p->h_masked && s + 1 < p->T;
     /* without sequences only the last step's outputs are ever seen */
-    if (s == p->T - 1 && !p->call->sequences && outputs_at_once(p)) w->y = (REAL *)p->call->y + k->b0 * w->y_apart;
+    if (s == p->T - 1 && !p->call->sequences && outputs_at_once(p)) w->y = (REAL *)p->call->y + output_row(k, 0, s);
 }
 INLINE void step_end(const layer_task *k, forward_steps *w) {
     w->U.K = k->plan->H;

@@ -167,7 +167,7 @@ static void gru_step_back(const layer_task *k, int64_t s, REAL *dslots) {
     const int reset_after = p->call->reset_after;
     const REAL *slots = k->slots + s * k->n * S, *h_before = k->h + s * k->n * H;
     const REAL *dy = dy_begin(k, s);
-    const int64_t apart = dy_apart(p);
+    const int64_t apart = outputs_apart(p);
     if (p->call->mask) masked_back(k, s, dslots);
 #define UNIT(b, u, part)                                                                                               \
     gru_unit_back(slots + b * S + u, H, h_before + b * H + u, dy ? dy + b * apart + u : NULL, k->dh + b * H + u,       \

@@ -107,7 +107,7 @@ static void lstm_step_back(const layer_task *k, int64_t s, REAL *dslots) {
     const REAL *slots = k->slots + s * k->n * S, *c_before = k->c + s * k->n * H, *c = c_before + k->n * H;
     const REAL *h = s == k->plan->T - 1 ? NULL : k->h + (s + 1) * k->n * H; /* the last is not kept */
     const REAL *dy = dy_begin(k, s);
-    const int64_t apart = dy_apart(k->plan);
+    const int64_t apart = outputs_apart(k->plan);
     if (k->plan->call->mask) masked_back(k, s, dslots);
 #define UNIT(b, u, part)                                                                                               \
     lstm_unit_back(slots + b * S + u, H, c_before + b * H + u, c + b * H + u, h ? h + b * H + u : NULL,                \

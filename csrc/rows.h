@@ -23,6 +23,8 @@ INLINE int64_t output_row(const layer_task *k, int64_t b, int64_t s) {
     const layer_plan *p = k->plan;
     return p->call->sequences ? ((k->b0 + b) * p->T + s) * p->H : (k->b0 + b) * p->H;
 }
+/* How far the next row's are from there. */
+INLINE int64_t outputs_apart(const layer_plan *p) { return (p->call->sequences ? p->T : 1) * p->H; }
 
 /* The owned units of all rows of a (B, H) array, or zeros, to (n, H). */
 static void state_load(const layer_task *k, REAL *to, const void *from) {
