@@ -8,9 +8,10 @@ HERE = Path(__file__).parent
 
 ffibuilder = FFI()
 ffibuilder.cdef((HERE / "fastrnn.h").read_text().split("/* cffi: from here */")[1].replace("#endif", ""))
+ffibuilder.cdef("void frnn_point(void *to, int64_t offset, uintptr_t arrays);")
 ffibuilder.set_source(
     "fastrnn._kernels",
-    '#include "fastrnn.h"',
+    '#include "fastrnn.h"\n#include "arrays.h"',
     sources=[f"csrc/{path.name}" for path in sorted(HERE.glob("*.c"))],
     include_dirs=["csrc"],
     libraries=["m"],

@@ -24,23 +24,24 @@ typedef struct {
     int32_t zero_masked;  /* 1: y is zero at masked steps; 0: it repeats the previous output */
     int32_t sequences;    /* 1: y and dy are (B, T, H); 0: (B, H), the last step's */
     int32_t reset_after;  /* GRU: 1: r is applied after the product with U, 0: before */
+    int32_t id_bytes;     /* of each of `ids`: 4 or 8, signed */
+    int32_t x_masks;      /* input dropout masks: 0 none, 1 shared by the gates, G one per gate */
+    int32_t h_masks;      /* recurrent dropout masks: 0 none, G one per gate */
+    int64_t V;            /* rows of the table, where there are ids */
+
+    /* from here on addresses only, of which frnn_point sets many at once: first what a call may share with the next */
     const void *W, *U;
     const void *b;       /* NULL: no bias */
     const void *h0, *c0; /* (B, H); NULL: zeros */
+    void *reserve;       /* frnn_reserve_size() REALs, written by a training forward, read by backward;
+                            NULL in a forward: inference */
 
     const void *x;
-    const void *ids; /* (B, T) token ids; then x is a table (V, I), and the input is x[ids]; NULL: x is it */
-    int64_t V;
-    int32_t id_bytes;    /* 4 or 8, signed */
-    int32_t x_masks;     /* input dropout masks: 0 none, 1 shared by the gates, G one per gate */
-    int32_t h_masks;     /* recurrent dropout masks: 0 none, G one per gate */
+    const void *ids;     /* (B, T) token ids; then x is a table (V, I), and the input is x[ids]; NULL: x is it */
     const uint8_t *mask; /* (B, T), 0: the step is skipped; NULL: none is */
     const void *x_mask;  /* (x_masks, B, I) */
     const void *h_mask;  /* (h_masks, B, H) */
-
-    void *reserve;     /* frnn_reserve_size() REALs, written by a training forward, read by backward;
-                          NULL in a forward: inference */
-    void *y, *hT, *cT; /* forward: written; cT for LSTM only */
+    void *y, *hT, *cT;   /* forward: written; cT for LSTM only */
 
     const void *dy, *dhT, *dcT; /* backward: gradients of y, hT, cT; NULL: zero */
     void *dx, *dW, *dU;         /* backward: written; db NULL where b is */
