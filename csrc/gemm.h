@@ -90,6 +90,11 @@ static void gemm_pack_transposed(int64_t K, int64_t N, const REAL *RESTRICT B, i
             for (; n + 4 <= width && n0 + n + 4 <= N; n += 4) {
                 const REAL *from = B + (n0 + n) * ldb;
                 int64_t k = run;
+                /* Neither is what a processor looks ahead for: the same rows further on, and this panel. */
+                for (int q = 0; run + RUN < K && q < 4 * RUN; q += 64 / sizeof(REAL)) {
+                    __builtin_prefetch(from + q / RUN * ldb + run + 2 * RUN + q % RUN, 0, 2);
+                    __builtin_prefetch(to + (run + RUN) * width + n * RUN + q, 1, 2);
+                }
                 for (; k + 4 <= end; k += 4) transpose4(from + k, ldb, to + k * width + n, width);
                 for (; k < end; k++)
                     for (int m = 0; m < 4; m++) to[k * width + n + m] = from[m * ldb + k];
