@@ -41,7 +41,7 @@ enum {
     FOLLOWED_ROWS = 16,            /* that the sweep goes on by before it says so */
     BY_STEP_REALS = 1 << 14, /* weights up to which both fit into the first-level cache, a vector of units at a time, */
     ROWS_BY_STEP = 12,       /* and a task's rows from which on they are worth reading for a step */
-    LARGE_REALS = 1 << 20,   /* weights whose gradients are worth fewer rounds than blocks of that size */
+    LARGE_REALS = 1 << 19,   /* weights whose gradients are worth fewer rounds than blocks of that size */
     FAR_REALS = 1 << 19,     /* of weights that a thread has, from which on they are not all in its caches */
     SMALL_WORK = 1 << 19,    /* multiply-adds below which other threads cost more than they help */
     FEW_WEIGHTS = 1 << 12,   /* up to which a task packs them for itself */

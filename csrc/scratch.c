@@ -1,6 +1,7 @@
 /* Working memory for calls. Calls of the same size follow each other, and fresh memory is slow: the system clears it
  * page by page when it is first touched, for large layers a fifth of a call. So the last block given back is kept for
- * the next call, up to a limit; large blocks ask for large pages, for walks down their columns. */
+ * the next call, up to a limit; large blocks ask for large pages, for walks down their columns, and since small pages
+ * that share sets of the second-level cache by chance make a layer of 256 units up to a third slower. */
 #define _GNU_SOURCE
 #include "scratch.h"
 
@@ -25,7 +26,7 @@ void *frnn_scratch_take(size_t bytes) {
     void *header = atomic_exchange(&kept, NULL);
     if (header && size_of(header) >= bytes) return (char *)header + HEADER;
     free(header);
-    const int large = bytes >= 2 * LARGE_PAGE;
+    const int large = bytes >= LARGE_PAGE / 2;
     if (large) bytes = (bytes + LARGE_PAGE - 1) / LARGE_PAGE * LARGE_PAGE;
     if (posix_memalign(&header, large ? LARGE_PAGE : 64, bytes)) return NULL;
 #if defined(MADV_HUGEPAGE)

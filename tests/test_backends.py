@@ -40,7 +40,7 @@ SHAPES = [
     (600, 2, 2, 3),
     (3, 4, 70, 100),  # large for its few rows, and large in itself: a team of threads works on one task
     (18, 3, 130, 201),
-    (17, 14, 300, 420),  # too large for a core's caches; more rows and columns than are packed at a time
+    (17, 20, 540, 340),  # too large for a core's caches; more rows and columns than are packed at a time
     *TEAM_SHAPES,
 ]
 

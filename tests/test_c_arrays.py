@@ -9,6 +9,7 @@ if (reason := available_backends()["c"]) is not None:
     pytest.skip(reason, allow_module_level=True)
 
 from fastrnn._kernels import ffi
+
 from fastrnn.backends import c_arrays
 
 
