@@ -2,6 +2,7 @@
 #ifndef FRNN_FORWARD_H
 #define FRNN_FORWARD_H
 
+#include "ahead.h"
 #include "rows.h"
 
 /* M rows of bias + x W for units [u0, u1), `ld` apart: what the slots that W sees begin from. */
@@ -57,6 +58,8 @@ typedef struct {
     REAL *y;                 /* outputs as they are computed; or NULL */
     int64_t y_apart, y_on;
     int next_masked; /* states after this step are also wanted under recurrent dropout masks */
+    int64_t first;   /* step of the block */
+    slots_ahead ahead;
 } forward_steps;
 
 /* Whether outputs are written as they are computed. */
@@ -106,14 +109,20 @@ static void inputs_multiply(const layer_task *k, forward_steps *w, int64_t s0, i
         inputs_locate(k, s0, steps);
     }
     if (p->w_by_step) return;
-    slots_begin(p, steps * k->n, x, w->W.a_stride, k->u0, k->u1, k->slots_block, p->lds);
     w->from = k->slots_block;
+    w->first = s0;
+    if (p->ahead) {
+        w->ahead = ahead_begin(k, steps);
+        steps = smaller(steps, AHEAD_STEPS);
+    }
+    slots_begin(p, steps * k->n, x, w->W.a_stride, k->u0, k->u1, k->slots_block, p->lds);
 }
 
 /* Before step s, and after it. */
 INLINE void step_begin(const layer_task *k, forward_steps *w, int64_t s) {
     const layer_plan *p = k->plan;
     w->next_masked = p->h_masked && s + 1 < p->T;
+    if (ahead_left(&w->ahead)) ahead_catch_up(k, &w->ahead, s - w->first);
     /* without sequences only the last step's outputs are ever seen */
     if (s == p->T - 1 && !p->call->sequences && outputs_at_once(p)) w->y = (REAL *)p->call->y + output_row(k, 0, s);
 }
@@ -188,8 +197,11 @@ INLINE void state_ready(const layer_task *k, const forward_steps *w, int64_t s, 
                     const int64_t row_ = p_->by_word ? word_at(p_->call, (w)->place + b_ * p_->T) : b_;                \
                     from_[r_] = (w)->from + row_ * (w)->from_apart + p_->u_slot + u;                                   \
                 }                                                                                                      \
-                (w)->multiply(w_too_ ? &(w)->W : NULL, &(w)->U, u, (int)rows_, from_, p_->H,                           \
-                              (w)->last ? (w)->last + u : NULL, pre_, 4 * LANES, LANES);                               \
+                if (ahead_left(&(w)->ahead))                                                                           \
+                    ahead_tile(k, &(w)->ahead, &(w)->U, u, from_[0], (w)->last ? (w)->last + u : NULL, pre_);          \
+                else                                                                                                   \
+                    (w)->multiply(w_too_ ? &(w)->W : NULL, &(w)->U, u, (int)rows_, from_, p_->H,                       \
+                                  (w)->last ? (w)->last + u : NULL, pre_, 4 * LANES, LANES);                           \
                 if (p_->far) (w)->U.next += (w)->U.K * (w)->U.next_step;                                               \
                 if (left_ == LANES) {                                                                                  \
                     for (int64_t r_ = 0; r_ < rows_; r_++)                                                             \

@@ -69,6 +69,7 @@ typedef struct {
     int64_t ldx, lds;      /* between rows of x_block and of slots_block: never a power of two */
     int x_groups;          /* how many dropout masks an input has: one (or none), or one per gate */
     int far;               /* the weights that a thread reads at each step do not fit into its second-level cache */
+    int ahead;             /* W's product for steps to come is done beside U's: see ahead.h */
     int w_by_step;         /* W's product comes with U's, step by step: no slots to be written before and read again */
     int by_word;           /* with token ids: the product with W is done once per word, not once per row */
     int gathered;          /* inputs are brought together in x_block */
@@ -323,7 +324,10 @@ static int plan_make(layer_plan *p, const frnn_call *call, int backward) {
     const int64_t panels = (p->H + 2 * WIDE_LANES - 1) / (2 * WIDE_LANES);
     p->members = followed ? smaller(p->threads, 1 + panels) : team ? smaller(p->threads, panels) : 1;
     p->shares = followed && p->members > 1 ? smaller(panels, 2 * p->members) : 0;
-    p->far = weights / p->members >= FAR_REALS && p->B >= 2 * MIN_ROWS;
+    const int large = weights / p->members >= FAR_REALS;
+    p->far = large && p->B >= 2 * MIN_ROWS;
+    p->ahead = large && p->B == 1 && !backward && !p->by_word && !p->gathered && !p->h_masked &&
+               p->u_gates == p->gates && p->H % LANES == 0;
     p->pack_by_task = p->tasks > 1 && weights <= FEW_WEIGHTS &&
                       (!p->by_word || (call->V <= WORDS_PER_TASK && p->tasks <= p->threads));
     const int64_t size = lay_out(p, NULL);

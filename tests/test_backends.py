@@ -41,6 +41,8 @@ SHAPES = [
     (3, 4, 70, 100),  # large for its few rows, and large in itself: a team of threads works on one task
     (18, 3, 130, 201),
     (17, 20, 540, 340),  # too large for a core's caches; more rows and columns than are packed at a time
+    (1, 150, 300, 560),  # one sequence: products with W beside those with U, which leave them time enough
+    (1, 20, 700, 448),  # and which do not
     *TEAM_SHAPES,
 ]
 

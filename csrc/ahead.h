@@ -1,0 +1,100 @@
+/* Forward of one sequence whose weights a core's caches do not hold. At every step U's product waits for its weights,
+ * while W's, done for a block of steps before it, waits for nothing. So only the first steps' is done before; that of
+ * steps to come is cut into pieces, small enough for the first-level cache, and each is multiplied beside as many rows
+ * of U, where the multiply-adds would have waited. The sums are the same, in the same order.
+ */
+#ifndef FRNN_AHEAD_H
+#define FRNN_AHEAD_H
+
+#include "rows.h"
+
+/* A piece is so many rows of W for a vector of units; it is multiplied by that many steps' inputs in turn. */
+enum { AHEAD_ROWS = 32, AHEAD_STEPS = 16 };
+
+/* The next piece: for step `begin + step` of a block of `end` steps, units from u on, rows from k on. All before
+ * `begin` are done. */
+typedef struct {
+    int64_t begin, end, step, k, u;
+} slots_ahead;
+
+INLINE slots_ahead ahead_begin(const layer_task *k, int64_t steps) {
+    return (slots_ahead){.begin = AHEAD_STEPS, .end = steps, .u = k->u0};
+}
+INLINE int ahead_left(const slots_ahead *a) { return a->begin < a->end; }
+
+/* Multiplies the next piece, and beside it K rows of U, none where that is zero. */
+INLINE void ahead_multiply(const int gates, const layer_task *k, slots_ahead *a, int64_t K, const REAL *h,
+                           const REAL *U, vreal acc[4]) {
+    const layer_plan *p = k->plan;
+    const int64_t row = a->begin + a->step, rows = smaller(AHEAD_ROWS, p->I - a->k), both = smaller(rows, K);
+    const REAL *x = k->x_rows[row] + a->k, *W = p->W + (a->u * p->I + a->k * LANES) * gates;
+    REAL *slots = k->slots_block + row * p->lds + a->u;
+    vreal sum[4];
+    UNROLL
+    for (int g = 0; g < gates; g++) sum[g] = vload((a->k ? slots : p->bias + a->u) + g * p->H);
+#define ADD(to, value, weights)                                                                                        \
+    UNROLL                                                                                                             \
+    for (int g = 0; g < gates; g++) to[g] = vfma(vset(value), vload(weights + g * LANES), to[g])
+    int64_t i = 0;
+    for (; i < both; i++, U += gates * LANES, W += gates * LANES) {
+        ADD(acc, h[i], U);
+        ADD(sum, x[i], W);
+    }
+    for (int64_t j = i; j < K; j++, U += gates * LANES) {
+        ADD(acc, h[j], U);
+    }
+    for (; i < rows; i++, W += gates * LANES) {
+        ADD(sum, x[i], W);
+    }
+#undef ADD
+    UNROLL
+    for (int g = 0; g < gates; g++) vstore(slots + g * p->H, sum[g]);
+    if (++a->step < smaller(AHEAD_STEPS, a->end - a->begin)) return;
+    a->step = 0, a->k += AHEAD_ROWS;
+    if (a->k < p->I) return;
+    a->k = 0, a->u += LANES;
+    if (a->u < k->u1) return;
+    a->u = k->u0, a->begin += AHEAD_STEPS;
+}
+
+/* What a gates_function for U alone does for one row and no masks, and as many pieces as there are for that. */
+INLINE void ahead_tile_of(const int gates, const layer_task *k, slots_ahead *a, const gates_product *U, int64_t u,
+                          const REAL *from, const REAL *last, REAL *C) {
+    const REAL *h = U->A[0], *B = U->packed + u * U->K * gates;
+    vreal acc[4];
+    UNROLL
+    for (int g = 0; g < gates; g++) acc[g] = vload(g == gates - 1 && last ? last : from + g * k->plan->H);
+    for (int64_t i = 0; i < U->K; i += AHEAD_ROWS) {
+        const int64_t rows = smaller(AHEAD_ROWS, U->K - i);
+        if (ahead_left(a)) {
+            ahead_multiply(gates, k, a, rows, h + i, B + i * gates * LANES, acc);
+            continue;
+        }
+        for (int64_t j = i; j < i + rows; j++) {
+            UNROLL
+            for (int g = 0; g < gates; g++) acc[g] = vfma(vset(h[j]), vload(B + (j * gates + g) * LANES), acc[g]);
+        }
+    }
+    UNROLL
+    for (int g = 0; g < gates; g++) vstore(C + g * LANES, acc[g]);
+}
+NOINLINE void ahead_tile(const layer_task *k, slots_ahead *a, const gates_product *U, int64_t u, const REAL *from,
+                         const REAL *last, REAL *C) {
+    if (k->plan->gates == 4)
+        ahead_tile_of(4, k, a, U, u, from, last, C);
+    else
+        ahead_tile_of(3, k, a, U, u, from, last, C);
+}
+
+/* Before a step of the block: its slots must be there, and are made now where U has not left time enough. */
+NOINLINE void ahead_catch_up(const layer_task *k, slots_ahead *a, int64_t step) {
+    vreal none[4];
+    while (ahead_left(a) && a->begin <= step) {
+        if (k->plan->gates == 4)
+            ahead_multiply(4, k, a, 0, NULL, NULL, none);
+        else
+            ahead_multiply(3, k, a, 0, NULL, NULL, none);
+    }
+}
+
+#endif
