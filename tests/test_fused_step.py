@@ -167,6 +167,21 @@ def test_a_subclass_of_what_is_fused_is_asked() -> None:
     assert ModelEnd(Half(), dense)(x, None, batch, [], True)[0] == pytest.approx(whole / 2)
 
 
+@pytest.mark.parametrize("arrays", ["weights", "grads"])
+def test_columns_first(backend: str, arrays: str) -> None:
+    rng = np.random.default_rng(5)
+    dense, x = fr.Dense(3, "softmax"), rng.standard_normal((4, 5)).astype(np.float32)
+    dense.build(x.shape)
+    batch, kind = Data(x, np.eye(4, 3, dtype=np.float32), None), losses.get("categorical_crossentropy")
+    results = []
+    with fr.use_backend(backend):
+        for order in ("C", "F"):
+            getattr(dense, arrays)[0] = getattr(dense, arrays)[0].copy(order)
+            results.append([*ModelEnd(kind, dense)(x, None, batch, [], True), *(grad.copy() for grad in dense.grads)])
+    for rows_first, columns_first in zip(*results, strict=True):
+        np.testing.assert_allclose(columns_first, rows_first, rtol=1e-5, atol=1e-6)
+
+
 # -- a layer's memory -----------------------------------------------------------------------------------------------
 
 LAYERS: dict[str, dict[str, Any]] = {

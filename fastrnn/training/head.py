@@ -83,7 +83,7 @@ class ModelEnd:
             or x.dtype != W.dtype
             or x.shape[-1] != len(W)
             or y.shape != (*entries, columns)
-            or not (x.flags.c_contiguous and y.flags.c_contiguous)
+            or not all(array.flags.c_contiguous for array in (x, y, *dense.weights, *dense.grads))
             or not (weights is None or (weights.shape == entries and weights.flags.c_contiguous))
         ):
             return None
