@@ -17,18 +17,18 @@ typedef struct {
     int64_t begin, end, step, k, u;
 } slots_ahead;
 
-INLINE slots_ahead ahead_begin(const layer_task *k, int64_t steps) {
-    return (slots_ahead){.begin = AHEAD_STEPS, .end = steps, .u = k->u0};
+INLINE slots_ahead ahead_begin(const layer_task *task, int64_t steps) {
+    return (slots_ahead){.begin = AHEAD_STEPS, .end = steps, .u = task->u0};
 }
 INLINE int ahead_left(const slots_ahead *a) { return a->begin < a->end; }
 
-/* Multiplies the next piece, and beside it K rows of U, none where that is zero. */
-INLINE void ahead_multiply(const int gates, const layer_task *k, slots_ahead *a, int64_t K, const REAL *h,
+/* Multiplies the next piece, and beside it K rows of U, to acc; where K is zero, neither is looked at. */
+INLINE void ahead_multiply(const int gates, const layer_task *task, slots_ahead *a, int64_t K, const REAL *h,
                            const REAL *U, vreal acc[4]) {
-    const layer_plan *p = k->plan;
+    const layer_plan *p = task->plan;
     const int64_t row = a->begin + a->step, rows = smaller(AHEAD_ROWS, p->I - a->k), both = smaller(rows, K);
-    const REAL *x = k->x_rows[row] + a->k, *W = p->W + (a->u * p->I + a->k * LANES) * gates;
-    REAL *slots = k->slots_block + row * p->lds + a->u;
+    const REAL *x = task->x_rows[row] + a->k, *W = p->W + (a->u * p->I + a->k * LANES) * gates;
+    REAL *slots = task->slots_block + row * p->lds + a->u;
     vreal sum[4];
     UNROLL
     for (int g = 0; g < gates; g++) sum[g] = vload((a->k ? slots : p->bias + a->u) + g * p->H);
@@ -53,21 +53,22 @@ INLINE void ahead_multiply(const int gates, const layer_task *k, slots_ahead *a,
     a->step = 0, a->k += AHEAD_ROWS;
     if (a->k < p->I) return;
     a->k = 0, a->u += LANES;
-    if (a->u < k->u1) return;
-    a->u = k->u0, a->begin += AHEAD_STEPS;
+    if (a->u < task->u1) return;
+    a->u = task->u0, a->begin += AHEAD_STEPS;
 }
 
-/* What a gates_function for U alone does for one row and no masks, and as many pieces as there are for that. */
-INLINE void ahead_tile_of(const int gates, const layer_task *k, slots_ahead *a, const gates_product *U, int64_t u,
+/* What a gates_function does for one row and U alone, no masks; and a piece beside each AHEAD_ROWS rows of U, as long
+ * as there are any left. */
+INLINE void ahead_tile_of(const int gates, const layer_task *task, slots_ahead *a, const gates_product *U, int64_t u,
                           const REAL *from, const REAL *last, REAL *C) {
     const REAL *h = U->A[0], *B = U->packed + u * U->K * gates;
     vreal acc[4];
     UNROLL
-    for (int g = 0; g < gates; g++) acc[g] = vload(g == gates - 1 && last ? last : from + g * k->plan->H);
+    for (int g = 0; g < gates; g++) acc[g] = vload(g == gates - 1 && last ? last : from + g * task->plan->H);
     for (int64_t i = 0; i < U->K; i += AHEAD_ROWS) {
         const int64_t rows = smaller(AHEAD_ROWS, U->K - i);
         if (ahead_left(a)) {
-            ahead_multiply(gates, k, a, rows, h + i, B + i * gates * LANES, acc);
+            ahead_multiply(gates, task, a, rows, h + i, B + i * gates * LANES, acc);
             continue;
         }
         for (int64_t j = i; j < i + rows; j++) {
@@ -78,22 +79,22 @@ INLINE void ahead_tile_of(const int gates, const layer_task *k, slots_ahead *a, 
     UNROLL
     for (int g = 0; g < gates; g++) vstore(C + g * LANES, acc[g]);
 }
-NOINLINE void ahead_tile(const layer_task *k, slots_ahead *a, const gates_product *U, int64_t u, const REAL *from,
+NOINLINE void ahead_tile(const layer_task *task, slots_ahead *a, const gates_product *U, int64_t u, const REAL *from,
                          const REAL *last, REAL *C) {
-    if (k->plan->gates == 4)
-        ahead_tile_of(4, k, a, U, u, from, last, C);
+    if (task->plan->gates == 4)
+        ahead_tile_of(4, task, a, U, u, from, last, C);
     else
-        ahead_tile_of(3, k, a, U, u, from, last, C);
+        ahead_tile_of(3, task, a, U, u, from, last, C);
 }
 
 /* Before a step of the block: its slots must be there, and are made now where U has not left time enough. */
-NOINLINE void ahead_catch_up(const layer_task *k, slots_ahead *a, int64_t step) {
+NOINLINE void ahead_catch_up(const layer_task *task, slots_ahead *a, int64_t step) {
     vreal none[4];
     while (ahead_left(a) && a->begin <= step) {
-        if (k->plan->gates == 4)
-            ahead_multiply(4, k, a, 0, NULL, NULL, none);
+        if (task->plan->gates == 4)
+            ahead_multiply(4, task, a, 0, NULL, NULL, none);
         else
-            ahead_multiply(3, k, a, 0, NULL, NULL, none);
+            ahead_multiply(3, task, a, 0, NULL, NULL, none);
     }
 }
 

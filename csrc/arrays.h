@@ -13,7 +13,9 @@ typedef struct {
 } array_head;
 
 /* Sets the addresses that lie `offset` bytes from the beginning of a struct, one after another, to where the data of
- * the arrays lie, NULL for None. `arrays` is the address of a tuple, which must live until this returns. */
+ * the arrays lie, NULL for None. `arrays` is the address of a tuple, which must live until this returns. cffi lets go
+ * of the interpreter's lock for the call; what is done here needs none, for the tuple cannot change, no reference is
+ * counted and no error set. */
 static void frnn_point(void *to, int64_t offset, uintptr_t arrays) {
     void **address = (void **)((char *)to + offset);
     PyObject *tuple = (PyObject *)arrays;

@@ -57,9 +57,9 @@ typedef struct {
     const uint8_t *mask;     /* as places are; or NULL */
     REAL *y;                 /* outputs as they are computed; or NULL */
     int64_t y_apart, y_on;
-    int next_masked; /* states after this step are also wanted under recurrent dropout masks */
-    int64_t first;   /* step of the block */
-    slots_ahead ahead;
+    int next_masked;   /* states after this step are also wanted under recurrent dropout masks */
+    int64_t first;     /* the first step of the block */
+    slots_ahead ahead; /* what of W's product comes with U's, for later steps of the block */
 } forward_steps;
 
 /* Whether outputs are written as they are computed. */
@@ -95,7 +95,8 @@ static forward_steps steps_begin(const layer_task *k) {
 }
 
 /* Before a block of steps: its inputs under dropout masks, which are read where they lie if there are none, and the
- * product with W, unless that comes with U's, step by step. By word it is done already. */
+ * product with W, unless that comes with U's, step by step or, but for the first steps, ahead. By word it is done
+ * already. */
 static void inputs_multiply(const layer_task *k, forward_steps *w, int64_t s0, int64_t steps) {
     const layer_plan *p = k->plan;
     if (p->by_word) return;

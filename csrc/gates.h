@@ -45,7 +45,8 @@ INLINE void gates_pack_vectors(const int vectors, int64_t K, int64_t H, int gate
 }
 
 /* Packs units [u0, u1), u0 being a multiple of LANES. Four vectors side by side where a share has as many: from memory
- * that comes faster, in longer runs (1024 units: forward a twentieth shorter); two cost more than they bring. */
+ * that comes faster, in longer runs (1024 units: forward a twentieth shorter); two cost more than they bring. What is
+ * left is too little to fetch ahead. */
 static void gates_pack(int64_t K, int64_t H, int gates, int first, int all, const REAL *scales, const REAL *RESTRICT B,
                        REAL *RESTRICT packed, int64_t u0, int64_t u1) {
     const int far = K * H * all >= FAR_TO_PACK;

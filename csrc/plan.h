@@ -326,6 +326,7 @@ static int plan_make(layer_plan *p, const frnn_call *call, int backward) {
     p->shares = followed && p->members > 1 ? smaller(panels, 2 * p->members) : 0;
     const int large = weights / p->members >= FAR_REALS;
     p->far = large && p->B >= 2 * MIN_ROWS;
+    /* pieces of it are in whole vectors, of gates that U has too */
     p->ahead = large && p->B == 1 && !backward && !p->by_word && !p->gathered && !p->h_masked &&
                p->u_gates == p->gates && p->H % LANES == 0;
     p->pack_by_task = p->tasks > 1 && weights <= FEW_WEIGHTS &&

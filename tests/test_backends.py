@@ -65,6 +65,12 @@ def test_shapes(poisoned: str, cell: str, shape: tuple[int, int, int, int], dtyp
         assert_close(case.run(poisoned), case.run("reference"), TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize(("dtype", "steps"), [(np.float32, 320), (np.float64, 160)])
+def test_as_many_rows_and_columns_as_are_packed_at_a_time(c_backend: ModuleType, dtype: Any, steps: int) -> None:
+    case = make_case("lstm", (2, steps, 516, 516), dtype, seed=6)
+    assert_close(case.run("c"), case.run("reference"), TOLERANCE[dtype])
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     cell=st.sampled_from(CELLS),

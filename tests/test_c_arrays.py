@@ -32,3 +32,14 @@ def test_numpy_that_lays_out_arrays_otherwise_is_refused(monkeypatch: pytest.Mon
     monkeypatch.setattr(c_arrays, "point", lambda c_struct, offset, *arrays: None)
     with pytest.raises(ImportError, match=f"NumPy {np.__version__} are not laid out as"):
         c_arrays._check()
+
+
+def test_addresses_lie_side_by_side() -> None:
+    side_by_side = {
+        "frnn_call": "W U b h0 c0 reserve x ids mask x_mask h_mask y hT cT dy dhT dcT dx dW dU db dh0 dc0",
+        "frnn_head": "x W b y weights p dz dx dW db",
+        "frnn_update": "w g m v a",
+    }
+    for struct, names in side_by_side.items():
+        first, *_ = places = [ffi.offsetof(struct, name) for name in names.split()]
+        assert places == [first + k * ffi.sizeof("void *") for k in range(len(places))]

@@ -145,6 +145,7 @@ def _forward(cell: int, call: Call) -> tuple[Outputs, Data | None]:
 
 
 def forward_again(call: Call, data: Data) -> Outputs:
+    # numbers in the struct stay: arrays are like those of the last call
     outputs = _outputs(data.c_call.cell == lib.FRNN_LSTM, data.y_shape, data.state_shape, call.x.dtype)
     point(data.c_call, _INPUTS, *_inputs(call, data.rows), *outputs)
     run(lib.frnn_forward, data.c_call)

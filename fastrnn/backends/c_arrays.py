@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ def point(c_struct: Any, offset: int, *arrays: np.ndarray | None) -> None:
 
 def _check() -> None:
     """ImportError where array objects are not what csrc/arrays.h takes them for."""
+    if sys.implementation.name != "cpython":
+        raise ImportError(f"the C backend is for CPython, where an object's id is its address; this is {sys.version}")
     array, found = np.empty(1), ffi.new("void *[2]")
     point(found, ffi.sizeof("void *"), array)
     if found[1] != ffi.from_buffer(array):
