@@ -11,44 +11,42 @@
 /* A piece is so many rows of W for a vector of units; it is multiplied by that many steps' inputs in turn. */
 enum { AHEAD_ROWS = 32, AHEAD_STEPS = 16 };
 
-/* The next piece: for step `begin + step` of a block of `end` steps, units from u on, rows from k on. All before
- * `begin` are done. */
+/* The next piece: for step `begin + step` of the block that begins at step `first` and has `end` steps, units from u
+ * on, rows from k on. All before `begin` are done. */
 typedef struct {
-    int64_t begin, end, step, k, u;
+    int64_t first, begin, end, step, k, u;
 } slots_ahead;
 
-INLINE slots_ahead ahead_begin(const layer_task *task, int64_t steps) {
-    return (slots_ahead){.begin = AHEAD_STEPS, .end = steps, .u = task->u0};
+INLINE slots_ahead ahead_begin(const layer_task *task, int64_t first, int64_t steps) {
+    return (slots_ahead){.first = first, .begin = AHEAD_STEPS, .end = steps, .u = task->u0};
 }
 INLINE int ahead_left(const slots_ahead *a) { return a->begin < a->end; }
 
+/* The first row of sum += A times K packed rows of weights that lie at B. */
+INLINE void ahead_add(const int gates, int64_t K, const REAL *A, const REAL *B, vreal sum[GATE_ROWS][4]) {
+    const gates_product rows = {.K = K, .packed = B, .A = {A}};
+    vgates_add(1, gates, 0, 0, 0, gates, &rows, 0, sum);
+}
+
 /* Multiplies the next piece, and beside it K rows of U, to acc; where K is zero, neither is looked at. */
 INLINE void ahead_multiply(const int gates, const layer_task *task, slots_ahead *a, int64_t K, const REAL *h,
-                           const REAL *U, vreal acc[4]) {
+                           const REAL *U, vreal acc[GATE_ROWS][4]) {
     const layer_plan *p = task->plan;
     const int64_t row = a->begin + a->step, rows = smaller(AHEAD_ROWS, p->I - a->k), both = smaller(rows, K);
     const REAL *x = task->x_rows[row] + a->k, *W = p->W + (a->u * p->I + a->k * LANES) * gates;
     REAL *slots = task->slots_block + row * p->lds + a->u;
-    vreal sum[4];
+    const int64_t apart = gates * LANES;
+    vreal sum[GATE_ROWS][4];
     UNROLL
-    for (int g = 0; g < gates; g++) sum[g] = vload((a->k ? slots : p->bias + a->u) + g * p->H);
-#define ADD(to, value, weights)                                                                                        \
-    UNROLL                                                                                                             \
-    for (int g = 0; g < gates; g++) to[g] = vfma(vset(value), vload(weights + g * LANES), to[g])
-    int64_t i = 0;
-    for (; i < both; i++, U += gates * LANES, W += gates * LANES) {
-        ADD(acc, h[i], U);
-        ADD(sum, x[i], W);
+    for (int g = 0; g < gates; g++) sum[0][g] = vload((a->k ? slots : p->bias + a->u) + g * p->H);
+    for (int64_t i = 0; i < both; i++) {
+        ahead_add(gates, 1, h + i, U + i * apart, acc);
+        ahead_add(gates, 1, x + i, W + i * apart, sum);
     }
-    for (int64_t j = i; j < K; j++, U += gates * LANES) {
-        ADD(acc, h[j], U);
-    }
-    for (; i < rows; i++, W += gates * LANES) {
-        ADD(sum, x[i], W);
-    }
-#undef ADD
+    ahead_add(gates, K - both, h + both, U + both * apart, acc);
+    ahead_add(gates, rows - both, x + both, W + both * apart, sum);
     UNROLL
-    for (int g = 0; g < gates; g++) vstore(slots + g * p->H, sum[g]);
+    for (int g = 0; g < gates; g++) vstore(slots + g * p->H, sum[0][g]);
     if (++a->step < smaller(AHEAD_STEPS, a->end - a->begin)) return;
     a->step = 0, a->k += AHEAD_ROWS;
     if (a->k < p->I) return;
@@ -62,22 +60,17 @@ INLINE void ahead_multiply(const int gates, const layer_task *task, slots_ahead 
 INLINE void ahead_tile_of(const int gates, const layer_task *task, slots_ahead *a, const gates_product *U, int64_t u,
                           const REAL *from, const REAL *last, REAL *C) {
     const REAL *h = U->A[0], *B = U->packed + u * U->K * gates;
-    vreal acc[4];
+    vreal acc[GATE_ROWS][4];
     UNROLL
-    for (int g = 0; g < gates; g++) acc[g] = vload(g == gates - 1 && last ? last : from + g * task->plan->H);
-    for (int64_t i = 0; i < U->K; i += AHEAD_ROWS) {
-        const int64_t rows = smaller(AHEAD_ROWS, U->K - i);
-        if (ahead_left(a)) {
-            ahead_multiply(gates, task, a, rows, h + i, B + i * gates * LANES, acc);
-            continue;
-        }
-        for (int64_t j = i; j < i + rows; j++) {
-            UNROLL
-            for (int g = 0; g < gates; g++) acc[g] = vfma(vset(h[j]), vload(B + (j * gates + g) * LANES), acc[g]);
-        }
+    for (int g = 0; g < gates; g++) acc[0][g] = vload(g == gates - 1 && last ? last : from + g * task->plan->H);
+    int64_t i = 0;
+    for (int64_t rows; i < U->K && ahead_left(a); i += rows) {
+        rows = smaller(AHEAD_ROWS, U->K - i);
+        ahead_multiply(gates, task, a, rows, h + i, B + i * gates * LANES, acc);
     }
+    ahead_add(gates, U->K - i, h + i, B + i * gates * LANES, acc);
     UNROLL
-    for (int g = 0; g < gates; g++) vstore(C + g * LANES, acc[g]);
+    for (int g = 0; g < gates; g++) vstore(C + g * LANES, acc[0][g]);
 }
 NOINLINE void ahead_tile(const layer_task *task, slots_ahead *a, const gates_product *U, int64_t u, const REAL *from,
                          const REAL *last, REAL *C) {
@@ -87,10 +80,10 @@ NOINLINE void ahead_tile(const layer_task *task, slots_ahead *a, const gates_pro
         ahead_tile_of(3, task, a, U, u, from, last, C);
 }
 
-/* Before a step of the block: its slots must be there, and are made now where U has not left time enough. */
-NOINLINE void ahead_catch_up(const layer_task *task, slots_ahead *a, int64_t step) {
-    vreal none[4];
-    while (ahead_left(a) && a->begin <= step) {
+/* Before step s: its slots must be there, and are made now where U has not left time enough. */
+NOINLINE void ahead_catch_up(const layer_task *task, slots_ahead *a, int64_t s) {
+    vreal none[GATE_ROWS][4];
+    while (ahead_left(a) && a->begin <= s - a->first) {
         if (task->plan->gates == 4)
             ahead_multiply(4, task, a, 0, NULL, NULL, none);
         else

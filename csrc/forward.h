@@ -58,7 +58,6 @@ typedef struct {
     REAL *y;                 /* outputs as they are computed; or NULL */
     int64_t y_apart, y_on;
     int next_masked;   /* states after this step are also wanted under recurrent dropout masks */
-    int64_t first;     /* the first step of the block */
     slots_ahead ahead; /* what of W's product comes with U's, for later steps of the block */
 } forward_steps;
 
@@ -111,9 +110,8 @@ static void inputs_multiply(const layer_task *k, forward_steps *w, int64_t s0, i
     }
     if (p->w_by_step) return;
     w->from = k->slots_block;
-    w->first = s0;
     if (p->ahead) {
-        w->ahead = ahead_begin(k, steps);
+        w->ahead = ahead_begin(k, s0, steps);
         steps = smaller(steps, AHEAD_STEPS);
     }
     slots_begin(p, steps * k->n, x, w->W.a_stride, k->u0, k->u1, k->slots_block, p->lds);
@@ -123,7 +121,7 @@ static void inputs_multiply(const layer_task *k, forward_steps *w, int64_t s0, i
 INLINE void step_begin(const layer_task *k, forward_steps *w, int64_t s) {
     const layer_plan *p = k->plan;
     w->next_masked = p->h_masked && s + 1 < p->T;
-    if (ahead_left(&w->ahead)) ahead_catch_up(k, &w->ahead, s - w->first);
+    if (ahead_left(&w->ahead)) ahead_catch_up(k, &w->ahead, s);
     /* without sequences only the last step's outputs are ever seen */
     if (s == p->T - 1 && !p->call->sequences && outputs_at_once(p)) w->y = (REAL *)p->call->y + output_row(k, 0, s);
 }

@@ -10,7 +10,8 @@
  * A block is as many time steps as keep the block's inputs and gates in the second-level cache, or as give the products
  * over a block enough rows. The products with W run over a whole block, rows (t, b), only those with U are done step by
  * step; but forward's with W come with U's where a step has rows enough and the weights of both are in the first-level
- * cache.
+ * cache, and beside U's, but for a block's first steps, where neither cache holds them and a step is one row: see
+ * ahead.h.
  *
  * "Slots" are the gates of one row, 4 H numbers: LSTM i, f, c, o; GRU h, z, r, q, where q is U's part of the
  * candidate (reset_after) or r * h (not). In this order W sees slots 0-2 and U slots 1-3 of a GRU as they lie;
