@@ -152,12 +152,12 @@ static void dweights_accumulate(const layer_task *k, int64_t s0, int64_t steps, 
     }
     if (p->x_groups > 1) {
         for (int g = 0; g < p->gates; g++, x.first += p->x_group_reals)
-            weights_accumulate(k, end, p->I, M, x, dslots, g, 1, k->dW, w_gate(p, g));
-    } else if (p->u_slot) {
+            weights_accumulate(k, end, p->I, M, x, dslots, g, 1, k->dW, p->tasks > 1 ? g : w_gate(p, g));
+    } else if (p->u_slot && p->tasks == 1) {
         weights_accumulate(k, end, p->I, M, x, dslots, 0, 1, k->dW, 2);
         weights_accumulate(k, end, p->I, M, x, dslots, 1, 2, k->dW, 0);
     } else {
-        weights_accumulate(k, end, p->I, M, x, dslots, 0, 4, k->dW, 0);
+        weights_accumulate(k, end, p->I, M, x, dslots, 0, p->gates, k->dW, 0);
     }
 }
 
@@ -253,13 +253,19 @@ static void masked_back(const layer_task *k, int64_t s, REAL *dslots) {
 /* -- sums over tasks and words --------------------------------------------------------------------------------------
  */
 
-/* Some rows of the tasks' sums, added up in the order of the tasks. */
-static void partials_reduce(const layer_plan *p, const REAL *from, int64_t width, REAL *to, int64_t first,
+/* Some rows of the tasks' sums, added up in the order of the tasks; the first `turn` columns become the last. */
+static void partials_reduce(const layer_plan *p, const REAL *from, int64_t width, int64_t turn, REAL *to, int64_t first,
                             int64_t last) {
-    const int64_t n = (last - first) * width;
-    row_copy(to + first * width, from + first * width, n);
-    for (int64_t task = 1; task < p->tasks; task++)
-        row_add(to + first * width, from + task * p->per_task + first * width, n);
+    const int64_t run = turn ? width : (last - first) * width;
+    for (int64_t at = first * width; at < last * width; at += run) {
+        row_copy(to + at + run - turn, from + at, turn);
+        row_copy(to + at, from + at + turn, run - turn);
+        for (int64_t task = 1; task < p->tasks; task++) {
+            const REAL *part = from + task * p->per_task + at;
+            row_add(to + at + run - turn, part, turn);
+            row_add(to + at, part + turn, run - turn);
+        }
+    }
 }
 
 /* For some words: the sum of the tasks' dwords, in the first task's place, and dx, the table's gradient. */
@@ -312,10 +318,11 @@ static void words_gradients(layer_plan *p) {
 static void weight_gradients(void *plan, int64_t piece) {
     const layer_plan *p = plan;
     const int64_t I = p->I, H = p->H, V = p->call->V, pieces = weight_pieces(p);
-    if (!p->by_word) partials_reduce(p, p->dW, p->GH, p->call->dW, I * piece / pieces, I * (piece + 1) / pieces);
+    if (!p->by_word)
+        partials_reduce(p, p->dW, p->GH, p->u_slot, p->call->dW, I * piece / pieces, I * (piece + 1) / pieces);
     if (!p->by_word && p->call->ids)
-        partials_reduce(p, p->dtable, I, p->call->dx, V * piece / pieces, V * (piece + 1) / pieces);
-    partials_reduce(p, p->dU, p->GH, p->call->dU, H * piece / pieces, H * (piece + 1) / pieces);
+        partials_reduce(p, p->dtable, I, 0, p->call->dx, V * piece / pieces, V * (piece + 1) / pieces);
+    partials_reduce(p, p->dU, p->GH, 0, p->call->dU, H * piece / pieces, H * (piece + 1) / pieces);
 }
 
 static void bias_gradients(layer_plan *p) {

@@ -101,8 +101,10 @@ INLINE void gates_fetch(gates_product *p, int gates, int64_t next, int64_t tiles
 #include "gate_tiles.h"
 #undef V
 
-/* Whether two gates share a wide vector: an LSTM's. A GRU's z and r would gain nothing. */
+/* Whether gates share wide vectors: an LSTM's two by two, or a GRU's z and r. A GRU's that each see numbers of their
+ * own do not: what such vectors save, filling them takes. */
 INLINE int in_pairs(const int gates) { return WIDE_LANES > LANES && gates == 4; }
+INLINE int in_a_pair(const int gates) { return WIDE_LANES > LANES && gates < 4; }
 
 /* Split: where each gate sees numbers of its own, it is multiplied alone, for one of them fills its vector by a load,
  * but half of a wide one by a merge. That is for processors that do wide vectors as two (Zen 4: under recurrent dropout
@@ -131,6 +133,57 @@ INLINE void gates_tile_split(const int rows, const gates_product *W, const gates
     }
 }
 
+/* gates_add for a GRU: z and r are a pair, the third gate, if there is one, is alone; of W's it is packed first. An
+ * element of A fills one register for both. */
+INLINE void gates_add_pair(const int rows, const int gates, const int pair_first, const gates_product *p, int64_t u,
+                           wreal pair[GATE_ROWS], vreal alone[GATE_ROWS]) {
+    const REAL *B = p->packed + u / LANES * p->K * gates * LANES;
+    for (int64_t k = 0; k < p->K; k++, B += gates * LANES) {
+        const wreal b = wload(B + (pair_first ? 0 : LANES));
+        const vreal c = gates == 3 ? vload(B + (pair_first ? 2 * LANES : 0)) : vset(0);
+        UNROLL
+        for (int r = 0; r < rows; r++) {
+            const wreal a = wset(p->A[r][k]);
+            pair[r] = wfma(a, b, pair[r]);
+            if (gates == 3) alone[r] = vfma(wlower(a), c, alone[r]);
+        }
+    }
+}
+
+/* gates_tile for a GRU in a pair. Where each of U's gates sees numbers of its own, U's product is split. */
+INLINE void gates_tile_pair(const int rows, const int vectors, const int w_gates, const int u_gates,
+                            const int u_per_gate, const gates_product *W, const gates_product *U, int64_t u,
+                            const REAL *const *from, int64_t from_stride, const REAL *last, REAL *C, int64_t ldc,
+                            int64_t c_stride) {
+    wreal pair[GATE_ROWS];
+    vreal alone[2][GATE_ROWS]; /* the vectors after the pair */
+    UNROLL
+    for (int r = 0; r < rows; r++) {
+        pair[r] = wload_apart(from[r], from_stride);
+        UNROLL
+        for (int v = 2; v < vectors; v++)
+            alone[v - 2][r] = vload(v == vectors - 1 && last ? last : from[r] + v * from_stride);
+    }
+    if (w_gates) gates_add_pair(rows, w_gates, 0, W, u, pair, alone[vectors - 3]);
+    if (!u_per_gate) {
+        gates_add_pair(rows, u_gates, 1, U, u, pair, alone[0]);
+    } else {
+        vreal acc[GATE_ROWS][4];
+        UNROLL
+        for (int r = 0; r < rows; r++)
+            acc[r][0] = wlower(pair[r]), acc[r][1] = wupper(pair[r]), acc[r][2] = alone[0][r];
+        vgates_add(rows, u_gates, 1, 0, 0, 4, U, u, acc);
+        UNROLL
+        for (int r = 0; r < rows; r++) pair[r] = wjoin(acc[r][0], acc[r][1]), alone[0][r] = acc[r][2];
+    }
+    UNROLL
+    for (int r = 0; r < rows; r++) {
+        wstore(C + r * ldc, pair[r]);
+        UNROLL
+        for (int v = 2; v < vectors; v++) vstore(C + r * ldc + v * c_stride, alone[v - 2][r]);
+    }
+}
+
 /* One tile: `rows` rows, at most gate_tile_rows of the number of vectors; the rest as in gates_tile. */
 typedef void gates_function(const gates_product *W, const gates_product *U, int64_t u, int rows,
                             const REAL *const *from, int64_t from_stride, const REAL *last, REAL *C, int64_t ldc,
@@ -143,6 +196,9 @@ typedef void gates_function(const gates_product *W, const gates_product *U, int6
                         c_stride);                                                                                     \
         else if (in_pairs(w_gates) && !w_per_gate)                                                                     \
             gates_tile_split(n, W, U, u, from, from_stride, C, ldc, c_stride);                                         \
+        else if (in_a_pair(u_gates) && !w_per_gate && (w_gates || !u_per_gate))                                        \
+            gates_tile_pair(n, vectors, w_gates, u_gates, u_per_gate, W, U, u, from, from_stride, last, C, ldc,        \
+                            c_stride);                                                                                 \
         else if (n <= gate_tile_rows(vectors))                                                                         \
             vgates_tile(n, vectors, w_gates, u_gates, w_per_gate, u_per_gate, far, W, U, u, from, from_stride, last,   \
                         C, ldc, c_stride);                                                                             \

@@ -11,7 +11,9 @@
 /* Reset after, the gates: pre holds the scaled sums of z and r, and q, and then z and, in the place of q, the
  * candidate before its activation; source is W's part of that. Slots, unless NULL, get z, r, and q as it is. */
 INLINE void gru_unit_gates(REAL *pre, const REAL *source, REAL *slots, int64_t H, const int part) {
-    const vreal z = vsigmoid_scaled(vload(pre)), r = vsigmoid_scaled(vload(pre + LANES)), q = vload(pre + 2 * LANES);
+    vreal z, r;
+    vgates_two_scaled(pre, &z, &r);
+    const vreal q = vload(pre + 2 * LANES);
     const vreal candidate = vfma(r, q, vload_n(source, part));
     if (slots) {
         vstore_n(slots + H, z, part);

@@ -60,6 +60,16 @@ INLINE REAL gate_scale(int gates, int gate) { return gate != 2 ? -LOG2E : gates 
 #include "vmath_width.h"
 #undef V
 
+/* A GRU's z and r of their scaled sums, side by side where a wide vector holds both. */
+INLINE void vgates_two_scaled(const REAL *sums, vreal *z, vreal *r) {
+    if (WIDE_LANES == LANES) {
+        *z = vsigmoid_scaled(vload(sums)), *r = vsigmoid_scaled(vload(sums + LANES));
+        return;
+    }
+    const wreal z_r = wsigmoid_scaled(wload(sums));
+    *z = wlower(z_r), *r = wupper(z_r);
+}
+
 /* -- an LSTM's gates ------------------------------------------------------------------------------------------------
  */
 
