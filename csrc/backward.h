@@ -228,6 +228,21 @@ INLINE const REAL *dy_begin(const layer_task *k, int64_t s) {
     return (const REAL *)call->dy + output_row(k, 0, s);
 }
 
+/* Has fetched what a step back reads from afar for units u of a row that comes a little later, maybe of the step
+ * before: slots, states and dy, of which `states` may be NULL. Processors do not follow it by themselves where a row's
+ * gates are far apart. */
+enum { FETCHED_ROWS = 2, FETCHED_SLOTS = 1024 / sizeof(REAL) };
+INLINE void rows_fetch(const layer_task *k, const REAL *slots, const REAL *h, const REAL *c, const REAL *dy, int64_t b,
+                       int64_t u) {
+    const layer_plan *p = k->plan;
+    if (p->S < FETCHED_SLOTS) return;
+    const int64_t next = b + FETCHED_ROWS, row = next < k->n ? next : next - 2 * k->n;
+    for (int g = 0; g < 4; g++) __builtin_prefetch(slots + row * p->S + g * p->H + u);
+    if (h) __builtin_prefetch(h + row * p->H + u);
+    if (c) __builtin_prefetch(c + row * p->H + u);
+    if (dy && next < k->n) __builtin_prefetch(dy + next * outputs_apart(p) + u);
+}
+
 /* With a mask. At a valid row of step s: dh += what reaches its outputs, dy, and what later masked steps, whose outputs
  * repeat this one, passed back. At a masked row dy is passed back further, or lost where such outputs are zero; and the
  * gradients of the slots are zero. */

@@ -172,8 +172,11 @@ static void gru_step_back(const layer_task *k, int64_t s, REAL *dslots) {
     const int64_t apart = outputs_apart(p);
     if (p->call->mask) masked_back(k, s, dslots);
 #define UNIT(b, u, part)                                                                                               \
-    gru_unit_back(slots + b * S + u, H, h_before + b * H + u, dy ? dy + b * apart + u : NULL, k->dh + b * H + u,       \
-                  dslots + b * lds + u, reset_after, part)
+    do {                                                                                                               \
+        rows_fetch(k, slots, h_before, NULL, dy, b, u);                                                                \
+        gru_unit_back(slots + b * S + u, H, h_before + b * H + u, dy ? dy + b * apart + u : NULL, k->dh + b * H + u,   \
+                      dslots + b * lds + u, reset_after, part);                                                        \
+    } while (0)
     FOR_UNITS(k, time, UNIT);
 #undef UNIT
     if (!reset_after) {

@@ -110,8 +110,12 @@ static void lstm_step_back(const layer_task *k, int64_t s, REAL *dslots) {
     const int64_t apart = outputs_apart(k->plan);
     if (k->plan->call->mask) masked_back(k, s, dslots);
 #define UNIT(b, u, part)                                                                                               \
-    lstm_unit_back(slots + b * S + u, H, c_before + b * H + u, c + b * H + u, h ? h + b * H + u : NULL,                \
-                   dy ? dy + b * apart + u : NULL, k->dh + b * H + u, k->dc + b * H + u, dslots + b * lds + u, part)
+    do {                                                                                                               \
+        rows_fetch(k, slots, h, c_before, dy, b, u);                                                                   \
+        lstm_unit_back(slots + b * S + u, H, c_before + b * H + u, c + b * H + u, h ? h + b * H + u : NULL,            \
+                       dy ? dy + b * apart + u : NULL, k->dh + b * H + u, k->dc + b * H + u, dslots + b * lds + u,     \
+                       part);                                                                                          \
+    } while (0)
     FOR_UNITS(k, time_of(k->plan, s), UNIT);
 #undef UNIT
     meet(k);
