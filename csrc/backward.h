@@ -3,6 +3,7 @@
 #ifndef FRNN_BACKWARD_H
 #define FRNN_BACKWARD_H
 
+#include "masked.h"
 #include "rows.h"
 
 /* -- products over a step or a block --------------------------------------------------------------------------------
@@ -54,6 +55,10 @@ static void dstates_multiply(const layer_task *k, int64_t s, const REAL *dslots)
             gemm_packed(k->n, smaller(4 * WIDE_LANES, k->u1 - u), p->u_gates * H, u_slots, p->lds, p->Ut + u * p->GH,
                         p->GH, 0, &dh, NULL);
         }
+        return;
+    }
+    if (in_twos(H)) {
+        masked_states(k, u_slots);
         return;
     }
 #define ROW(b, u, part, pre)                                                                                           \
@@ -185,6 +190,10 @@ static void dstates_accumulate(const layer_task *k, int64_t s0, int64_t steps, c
     dslots += skipped * k->n * p->lds;
     if (!p->h_masked) {
         weights_accumulate(k, s0 + steps, H, M, rows_apart(h, H), dslots, slot, p->u_gates, k->dU, 0);
+        return;
+    }
+    if (in_twos(H)) {
+        masked_weights(k, steps - skipped, h, dslots + slot * H, s0 + steps == p->T);
         return;
     }
     states_mask(k, steps - skipped, h, k->h_block);

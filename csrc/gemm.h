@@ -40,6 +40,7 @@ INLINE int64_t deal_rows(int64_t left, int64_t most) {
  * [panel][k][column], columns beyond N zero. Where half of a wide vector is enough, two k are side by side: [k / 2]
  * [column][k % 2], and a last one without its second has zeros there. */
 INLINE int in_twos(int64_t columns) { return WIDE_LANES > LANES && columns <= LANES; }
+INLINE int64_t twos_reals(int64_t K) { return (K + 1) / 2 * 2 * LANES; }
 INLINE int64_t packed_columns(int64_t N) { return (N + WIDE_LANES - 1) / WIDE_LANES * WIDE_LANES; }
 
 typedef REAL v4 __attribute__((vector_size(4 * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));

@@ -209,7 +209,12 @@ static int64_t lay_out(layer_plan *p, REAL *m) {
     p->x_rows = (REAL **)take(m, &at, p->row_reals * views);
     /* products read beyond the last row */
     p->slots_block = take(m, &at, block_rows * p->lds + 2 * WIDE_LANES);
-    p->h_block = take(m, &at, p->h_masked ? (p->backward ? block_rows : 2 * p->rows) * p->u_gates * H : 0);
+    p->h_block = take(m, &at,
+                      p->h_masked ? (!p->backward ? 2 * p->rows
+                                     : in_twos(H) ? 0
+                                                  : block_rows) *
+                                        p->u_gates * H
+                                  : 0);
     if (p->backward) {
         p->row = take(m, &at, p->rows * H);
         p->dh = take(m, &at, p->rows * H);
@@ -287,7 +292,10 @@ static void pack_weights(void *plan, int64_t piece) {
         gemm_pack_transposed(rotate * H, i1 - i0, W, GH, Wt, GH, GH - rotate * H);
         gemm_pack_transposed(GH - rotate * H, i1 - i0, W + rotate * H, GH, Wt, GH, 0);
     }
-    if (p->Ug) gates_pack_transposed(H, p->u_gates, 0, p->gates, U, p->Ug, u0, u1);
+    if (p->Ug && in_twos(H))
+        for (int g = 0; g < p->u_gates; g++) twos_pack(H, (int)H, U + g * H, 1, GH, p->Ug + g * twos_reals(H), H, 0);
+    else if (p->Ug)
+        gates_pack_transposed(H, p->u_gates, 0, p->gates, U, p->Ug, u0, u1);
     if (p->Ut) gemm_pack_transposed(GH, u1 - u0, U + u0 * GH, GH, p->Ut + u0 * GH, GH, 0);
     if (piece == 0) row_zero(p->zeros, 2 * WIDE_LANES);
 }

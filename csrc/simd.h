@@ -99,7 +99,9 @@ typedef uint64_t REAL_UINT;
 
 /* Two vectors as one wide one, one with zeros above it, two numbers for all lanes of either half, and the halves of a
  * wide vector; two numbers for every two lanes, or one and zero, and of each of two such vectors the sums of every two
- * lanes, side by side. Where none is as wide, nobody asks. */
+ * lanes, side by side; number k of a vector for all lanes of the lower half, and for those of the upper one the number
+ * that is half a vector after it; a vector in both halves; each of its numbers for two lanes. Where none is as wide,
+ * nobody asks. */
 #if WIDE_BYTES == VECTOR_BYTES
 INLINE wreal wjoin(vreal lower, vreal upper) { return (void)upper, lower; }
 INLINE wreal wextend(vreal v) { return v; }
@@ -109,6 +111,9 @@ INLINE vreal wupper(wreal v) { return v; }
 INLINE wreal wset_two(const REAL *p) { return vset(*p); }
 INLINE wreal wset_one(const REAL *p) { return vset(*p); }
 INLINE wreal wsum_twos(wreal a, wreal b) { return (void)b, a; }
+INLINE wreal wspread(vreal v, const int k) { return (void)k, v; }
+INLINE wreal wload_twice(const REAL *p) { return vload(p); }
+INLINE wreal wdouble(vreal v) { return v; }
 #elif REAL_BITS == 32
 INLINE wreal wjoin(vreal lower, vreal upper) {
     return (wreal)_mm512_insertf64x4(_mm512_castpd256_pd512((__m256d)lower), (__m256d)upper, 1);
@@ -130,6 +135,15 @@ INLINE wreal wsum_twos(wreal a, wreal b) {
     const __m512i odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
     return _mm512_permutex2var_ps(a, even, b) + _mm512_permutex2var_ps(a, odd, b);
 }
+INLINE wreal wspread(vreal v, const int k) {
+    const __m512i lower = _mm512_set1_epi32(k), from = _mm512_mask_set1_epi32(lower, 0xff00, k + 4);
+    return _mm512_permutexvar_ps(from, wextend(v));
+}
+INLINE wreal wload_twice(const REAL *p) { return (wreal)_mm512_broadcast_f64x4((__m256d)vload(p)); }
+INLINE wreal wdouble(vreal v) {
+    const __m512i from = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+    return _mm512_permutexvar_ps(from, wextend(v));
+}
 #else
 INLINE wreal wjoin(vreal lower, vreal upper) { return _mm512_insertf64x4(_mm512_castpd256_pd512(lower), upper, 1); }
 INLINE wreal wextend(vreal v) { return _mm512_zextpd256_pd512(v); }
@@ -145,6 +159,12 @@ INLINE wreal wsum_twos(wreal a, wreal b) {
                   odd = _mm512_setr_epi64(1, 3, 5, 7, 9, 11, 13, 15);
     return _mm512_permutex2var_pd(a, even, b) + _mm512_permutex2var_pd(a, odd, b);
 }
+INLINE wreal wspread(vreal v, const int k) {
+    const __m512i lower = _mm512_set1_epi64(k), from = _mm512_mask_set1_epi64(lower, 0xf0, k + 2);
+    return _mm512_permutexvar_pd(from, wextend(v));
+}
+INLINE wreal wload_twice(const REAL *p) { return _mm512_broadcast_f64x4(vload(p)); }
+INLINE wreal wdouble(vreal v) { return _mm512_permutexvar_pd(_mm512_setr_epi64(0, 0, 1, 1, 2, 2, 3, 3), wextend(v)); }
 #endif
 
 /* What fills one of either kind: a number, or vector, or two of them that lie `apart`. */
