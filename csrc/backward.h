@@ -97,17 +97,19 @@ static void dinputs_finish(const layer_task *k, int64_t s0, int64_t steps) {
     const layer_plan *p = k->plan;
     const int64_t I = p->I, N = k->i1 - k->i0;
     const int shared = p->x_groups == 1, by_id = p->call->ids != NULL;
-    REAL **rows = k->dx_rows, *const table = k->dtable + k->i0;
+    const REAL *x = p->call->x;
+    REAL **rows = k->dx_rows, **inputs = k->x_rows + steps * k->n, *const table = k->dtable + k->i0;
     for (int64_t s = s0; s < s0 + steps; s++) {
         const REAL *mask = input_mask(k, 0, 0) + k->i0;
         for (int64_t b = 0; b < k->n; b++, mask += I) {
             REAL *dx = *rows++ + k->i0;
+            inputs--;
             if (!by_id)
                 row_multiply(dx, dx, mask, N);
             else if (shared)
-                row_add_product(table + word_of(k, b, s) * I, dx, mask, N);
+                row_add_product(table + (*inputs - x), dx, mask, N);
             else
-                row_add(table + word_of(k, b, s) * I, dx, N);
+                row_add(table + (*inputs - x), dx, N);
         }
     }
 }
