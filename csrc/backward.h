@@ -240,8 +240,8 @@ INLINE const REAL *dy_begin(const layer_task *k, int64_t s) {
 }
 
 /* Has fetched what a step back reads from afar for units u of a row that comes a little later, maybe of the step
- * before: slots, states and dy, of which `states` may be NULL. Processors do not follow it by themselves where a row's
- * gates are far apart. */
+ * before; h, c and dy may be NULL. Processors do not look ahead for it by themselves where a row's gates are far apart
+ * (Zen 5: backward with 64 to 256 units 2 to 4 % shorter, with 32 no more). */
 enum { FETCHED_ROWS = 2, FETCHED_SLOTS = 1024 / sizeof(REAL) };
 INLINE void rows_fetch(const layer_task *k, const REAL *slots, const REAL *h, const REAL *c, const REAL *dy, int64_t b,
                        int64_t u) {

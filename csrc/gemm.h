@@ -19,6 +19,8 @@
 /* The most rows of a tile that is so many vectors wide: 24 or 12 accumulators, and never more than 12 rows, whose
  * chains hide the latency of a multiply-add. */
 #define TILE_ROWS 12
+#define UP_TO_TILE_ROWS(CASE)                                                                                          \
+    CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
 #define ACCUMULATORS (REGISTERS == 32 ? 24 : 12)
 INLINE int tile_rows(const int vectors) { return vectors == 1 ? TILE_ROWS : ACCUMULATORS / vectors; }
 /* The chains of an element: one vector of a single row would wait for each of its multiply-adds in turn (backward of
@@ -235,20 +237,7 @@ INLINE void twos_tile(const int rows, int64_t K, matrix A, const REAL *B, int co
 INLINE void twos_strip(int64_t M, int64_t K, matrix A, const REAL *B, int columns, matrix C, const int add) {
     for (int64_t m = 0, rows; m < M; m += rows) {
         rows = deal_rows(M - m, TILE_ROWS);
-        switch (rows) {
-            TWOS_CASE(1)
-            TWOS_CASE(2)
-            TWOS_CASE(3)
-            TWOS_CASE(4)
-            TWOS_CASE(5)
-            TWOS_CASE(6)
-            TWOS_CASE(7)
-            TWOS_CASE(8)
-            TWOS_CASE(9)
-            TWOS_CASE(10)
-            TWOS_CASE(11)
-            TWOS_CASE(12)
-        }
+        switch (rows) { UP_TO_TILE_ROWS(TWOS_CASE) }
         A = rows_from(A, rows), C = rows_from(C, rows);
     }
 }

@@ -50,28 +50,14 @@ INLINE void masked_tile(const int rows, const layer_task *k, int64_t b, const RE
 static void masked_states(const layer_task *k, const REAL *slots) {
     for (int64_t b = 0, rows; b < k->n; b += rows, slots += rows * k->plan->lds) {
         rows = deal_rows(k->n - b, TILE_ROWS);
-        switch (rows) {
-            MASKED_CASE(1)
-            MASKED_CASE(2)
-            MASKED_CASE(3)
-            MASKED_CASE(4)
-            MASKED_CASE(5)
-            MASKED_CASE(6)
-            MASKED_CASE(7)
-            MASKED_CASE(8)
-            MASKED_CASE(9)
-            MASKED_CASE(10)
-            MASKED_CASE(11)
-            MASKED_CASE(12)
-        }
+        switch (rows) { UP_TO_TILE_ROWS(MASKED_CASE) }
     }
 }
 #undef MASKED_CASE
 
 /* dU = h^T dslots, or more where `begins` is not set, over some steps, U's slots from the first on: row by row, from
  * the last to the first, the states under the mask of each gate times its slots, two units of the former to a wide
- * vector.
- */
+ * vector. */
 INLINE void masked_weights_of(const int gates, const layer_task *k, int64_t steps, const REAL *h, const REAL *dslots,
                               int begins) {
     const layer_plan *p = k->plan;

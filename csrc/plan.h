@@ -105,7 +105,7 @@ typedef struct {
     REAL *h_block;                  /* states under recurrent dropout: (2 or 1, u_gates, 1 or block, n, H) */
     REAL *h_now, *c_now;            /* inference's states: (1 + block or 2, n, H), (n, H) */
     REAL *dh, *dc, *dy_carry, *row; /* (n, H) */
-    REAL *dW, *dU, *db;             /* (I, GH), (H, GH) in Keras' order, (S) in the order of the slots */
+    REAL *dW, *dU, *db; /* (I, GH), of several tasks in the order of the slots, (H, GH), (S) in that order */
     REAL *dwords, *dtable, *packing;
     REAL **x_rows, **dx_rows;
     REAL *slots, *h, *c; /* the reserve's: (T, n, S), (T, n, H) before each step, (T + 1, n, H) */
@@ -212,12 +212,8 @@ static int64_t lay_out(layer_plan *p, REAL *m) {
     p->x_rows = (REAL **)take(m, &at, p->row_reals * views);
     /* products read beyond the last row */
     p->slots_block = take(m, &at, block_rows * p->lds + 2 * WIDE_LANES);
-    p->h_block = take(m, &at,
-                      p->h_masked ? (!p->backward ? 2 * p->rows
-                                     : in_twos(H) ? 0
-                                                  : block_rows) *
-                                        p->u_gates * H
-                                  : 0);
+    const int64_t masked_rows = !p->backward ? 2 * p->rows : in_twos(H) ? 0 : block_rows;
+    p->h_block = take(m, &at, p->h_masked ? masked_rows * p->u_gates * H : 0);
     if (p->backward) {
         p->row = take(m, &at, p->rows * H);
         p->dh = take(m, &at, p->rows * H);

@@ -74,20 +74,7 @@ INLINE void V(strip_tiles)(const int vectors, const int lies, int64_t M, int64_t
             for (int v = 0; !edge && v < vectors; v++) __builtin_prefetch(to[r] + v * V(lanes), 1);
         }
         if (lies == A_TILES) A.stride = rows;
-        switch (rows) {
-            TILE_CASE(1)
-            TILE_CASE(2)
-            TILE_CASE(3)
-            TILE_CASE(4)
-            TILE_CASE(5)
-            TILE_CASE(6)
-            TILE_CASE(7)
-            TILE_CASE(8)
-            TILE_CASE(9)
-            TILE_CASE(10)
-            TILE_CASE(11)
-            TILE_CASE(12)
-        }
+        switch (rows) { UP_TO_TILE_ROWS(TILE_CASE) }
         for (int64_t r = 0; edge && r < rows; r++) memcpy(row_of(C, m + r), to[r], (size_t)columns * sizeof(REAL));
         if (lies == A_COLUMNS)
             A.column += rows;
