@@ -12,8 +12,9 @@
 
 /* The most rows of a tile of so many vectors, and of any. With 3 vectors 8 rows would fit, but 6 need no more loads
  * than the ports give, and 8 rows of states a power of two apart would be all that the ways of a cache's set can hold.
- */
-enum { GATE_ROWS = 6 };
+ * A narrow layer's states are close together, its products short, and its gates in fewer vectors: with 8 rows forward
+ * of a GRU takes 6 % less, of an LSTM under recurrent dropout 3 (Zen 5). */
+enum { GATE_ROWS = WIDE_BYTES == VECTOR_BYTES ? 6 : 8 };
 INLINE int gate_tile_rows(const int vectors) { return REGISTERS == 32 ? GATE_ROWS : ACCUMULATORS / vectors; }
 
 /* -- packing --------------------------------------------------------------------------------------------------------
@@ -191,6 +192,7 @@ typedef void gates_function(const gates_product *W, const gates_product *U, int6
 
 #define GATES_CASE(n)                                                                                                  \
     case n:                                                                                                            \
+        if (n > gate_tile_rows(vectors)) break;                                                                        \
         if (in_pairs(u_gates) && !split)                                                                               \
             wgates_tile(n, 2, w_gates / 2, 2, w_per_gate, u_per_gate, 0, W, U, u, from, from_stride, NULL, C, ldc,     \
                         c_stride);                                                                                     \
@@ -199,7 +201,7 @@ typedef void gates_function(const gates_product *W, const gates_product *U, int6
         else if (in_a_pair(u_gates) && !w_per_gate && (w_gates || !u_per_gate))                                        \
             gates_tile_pair(n, vectors, w_gates, u_gates, u_per_gate, W, U, u, from, from_stride, last, C, ldc,        \
                             c_stride);                                                                                 \
-        else if (n <= gate_tile_rows(vectors))                                                                         \
+        else                                                                                                           \
             vgates_tile(n, vectors, w_gates, u_gates, w_per_gate, u_per_gate, far, W, U, u, from, from_stride, last,   \
                         C, ldc, c_stride);                                                                             \
         break;
@@ -214,6 +216,8 @@ INLINE void gates_tiles(const int vectors, const int w_gates, const int u_gates,
         GATES_CASE(4)
         GATES_CASE(5)
         GATES_CASE(6)
+        GATES_CASE(7)
+        GATES_CASE(8)
     }
 }
 #undef GATES_CASE
