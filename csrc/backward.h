@@ -98,6 +98,7 @@ static void dinputs_finish(const layer_task *k, int64_t s0, int64_t steps) {
     const int64_t I = p->I, N = k->i1 - k->i0;
     const int shared = p->x_groups == 1, by_id = p->call->ids != NULL;
     const REAL *x = p->call->x;
+    /* inputs are located from the last to the first, and a word's row of the table is where its row of x is */
     REAL **rows = k->dx_rows, **inputs = k->x_rows + steps * k->n, *const table = k->dtable + k->i0;
     for (int64_t s = s0; s < s0 + steps; s++) {
         const REAL *mask = input_mask(k, 0, 0) + k->i0;

@@ -19,6 +19,7 @@
 /* The most rows of a tile that is so many vectors wide: 24 or 12 accumulators, and never more than 12 rows, whose
  * chains hide the latency of a multiply-add. */
 #define TILE_ROWS 12
+/* The cases of a switch over a tile's rows, so that they are a constant in each. */
 #define UP_TO_TILE_ROWS(CASE)                                                                                          \
     CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
 #define ACCUMULATORS (REGISTERS == 32 ? 24 : 12)
@@ -42,6 +43,7 @@ INLINE int64_t deal_rows(int64_t left, int64_t most) {
  * [panel][k][column], columns beyond N zero. Where half of a wide vector is enough, two k are side by side: [k / 2]
  * [column][k % 2], and a last one without its second has zeros there. */
 INLINE int in_twos(int64_t columns) { return WIDE_LANES > LANES && columns <= LANES; }
+/* What a panel of those takes. */
 INLINE int64_t twos_reals(int64_t K) { return (K + 1) / 2 * 2 * LANES; }
 INLINE int64_t packed_columns(int64_t N) { return (N + WIDE_LANES - 1) / WIDE_LANES * WIDE_LANES; }
 
@@ -192,6 +194,28 @@ INLINE void row_multiply_panels(int64_t K, const REAL *A, const REAL *B, int64_t
     for (int v = 0; v < 4; v++) wstore(C + v * WIDE_LANES, acc[v]);
 }
 
+/* acc += A[:, k] B[k, :] for k and the next, or, where `count` is one, for k alone, of a panel of twos. */
+INLINE void twos_add(const int rows, const int count, matrix A, int64_t k, const REAL *B, wreal acc[TILE_ROWS]) {
+    UNROLL
+    for (int r = 0; r < rows; r++)
+        acc[r] = wfma(count == 2 ? wset_two(row_of(A, r) + k) : wset_one(row_of(A, r) + k), wload(B), acc[r]);
+}
+
+/* C = or += the sums of every two lanes. */
+INLINE void twos_store(const int rows, const wreal acc[TILE_ROWS], int columns, matrix C, const int add) {
+    UNROLL
+    for (int r = 0; r < rows; r += 2) {
+        const int next = r + 1 < rows ? r + 1 : r;
+        const wreal sums = wsum_twos(acc[r], acc[next]);
+        UNROLL
+        for (int q = r; q <= next; q++) {
+            vreal sum = q == r ? wlower(sums) : wupper(sums);
+            if (add) sum = sum + vload_n(row_of(C, q), columns);
+            vstore_n(row_of(C, q), sum, columns);
+        }
+    }
+}
+
 /* C = A B or C += A B for a panel of twos: wide vectors take two k at once, though the columns fill half of one. Every
  * element is the sum of four chains, so that a single row does not wait for its multiply-adds. */
 INLINE void twos_tile(const int rows, int64_t K, matrix A, const REAL *B, int columns, matrix C, const int add) {
@@ -202,31 +226,17 @@ INLINE void twos_tile(const int rows, int64_t K, matrix A, const REAL *B, int co
     for (; k + 4 <= K; k += 4, B += 4 * LANES) {
         UNROLL
         for (int c = 0; c < 2; c++) {
-            UNROLL
-            for (int r = 0; r < rows; r++)
-                acc[c][r] = wfma(wset_two(row_of(A, r) + k + 2 * c), wload(B + 2 * c * LANES), acc[c][r]);
+            twos_add(rows, 2, A, k + 2 * c, B + 2 * c * LANES, acc[c]);
         }
     }
     if (k + 2 <= K) {
-        UNROLL
-        for (int r = 0; r < rows; r++) acc[0][r] = wfma(wset_two(row_of(A, r) + k), wload(B), acc[0][r]);
+        twos_add(rows, 2, A, k, B, acc[0]);
         k += 2, B += 2 * LANES;
     }
-    if (k < K) {
-        UNROLL
-        for (int r = 0; r < rows; r++) acc[0][r] = wfma(wset_one(row_of(A, r) + k), wload(B), acc[0][r]);
-    }
+    if (k < K) twos_add(rows, 1, A, k, B, acc[0]);
     UNROLL
-    for (int r = 0; r < rows; r += 2) {
-        const int next = r + 1 < rows ? r + 1 : r;
-        const wreal sums = wsum_twos(acc[0][r] + acc[1][r], acc[0][next] + acc[1][next]);
-        UNROLL
-        for (int q = r; q <= next; q++) {
-            vreal sum = q == r ? wlower(sums) : wupper(sums);
-            if (add) sum = sum + vload_n(row_of(C, q), columns);
-            vstore_n(row_of(C, q), sum, columns);
-        }
-    }
+    for (int r = 0; r < rows; r++) acc[0][r] = acc[0][r] + acc[1][r];
+    twos_store(rows, acc[0], columns, C, add);
 }
 
 #define TWOS_CASE(n)                                                                                                   \

@@ -11,9 +11,9 @@
 /* Reset after, the gates: pre holds the scaled sums of z and r, and q, and then z and, in the place of q, the
  * candidate before its activation; source is W's part of that. Slots, unless NULL, get z, r, and q as it is. */
 INLINE void gru_unit_gates(REAL *pre, const REAL *source, REAL *slots, int64_t H, const int part) {
-    vreal z, r;
-    vgates_two_scaled(pre, &z, &r);
-    const vreal q = vload(pre + 2 * LANES);
+    vreal gates[2];
+    vgates_two_scaled(pre, gates);
+    const vreal z = gates[0], r = gates[1], q = vload(pre + 2 * LANES);
     const vreal candidate = vfma(r, q, vload_n(source, part));
     if (slots) {
         vstore_n(slots + H, z, part);

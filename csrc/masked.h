@@ -6,41 +6,28 @@
 
 #include "rows.h"
 
-/* dh += the sum over gates of mask (dslots U^T) for some rows from b on. */
+/* dh += the sum over gates of mask (dslots U^T) for some rows from b on. One chain a gate: for two, as in gemm.h, there
+ * are no registers, and the gates' do not wait for each other. */
 INLINE void masked_tile(const int rows, const layer_task *k, int64_t b, const REAL *slots) {
     const layer_plan *p = k->plan;
-    const int64_t H = p->H, lds = p->lds;
+    const int64_t H = p->H;
     const int part = (int)H;
     wreal total[TILE_ROWS];
     UNROLL
     for (int r = 0; r < rows; r++) total[r] = wset(0);
-    for (int g = 0; g < p->u_gates; g++, slots += H) {
+    for (int g = 0; g < p->u_gates; g++) {
         const REAL *B = p->Ug + g * twos_reals(H), *mask = state_mask(k, b, g);
+        const matrix A = rows_apart(slots + g * H, p->lds);
         wreal acc[TILE_ROWS];
         UNROLL
         for (int r = 0; r < rows; r++) acc[r] = wset(0);
         int64_t u = 0;
-        for (; u + 2 <= H; u += 2, B += 2 * LANES) {
-            UNROLL
-            for (int r = 0; r < rows; r++) acc[r] = wfma(wset_two(slots + r * lds + u), wload(B), acc[r]);
-        }
-        if (u < H) {
-            UNROLL
-            for (int r = 0; r < rows; r++) acc[r] = wfma(wset_one(slots + r * lds + u), wload(B), acc[r]);
-        }
+        for (; u + 2 <= H; u += 2, B += 2 * LANES) twos_add(rows, 2, A, u, B, acc);
+        if (u < H) twos_add(rows, 1, A, u, B, acc);
         UNROLL
         for (int r = 0; r < rows; r++) total[r] = wfma(acc[r], wdouble(vload_part(mask + r * H, part)), total[r]);
     }
-    UNROLL
-    for (int r = 0; r < rows; r += 2) {
-        const int next = r + 1 < rows ? r + 1 : r;
-        const wreal sums = wsum_twos(total[r], total[next]);
-        UNROLL
-        for (int q = r; q <= next; q++) {
-            REAL *dh = k->dh + (b + q) * H;
-            vstore_part(dh, vload_part(dh, part) + (q == r ? wlower(sums) : wupper(sums)), part);
-        }
-    }
+    twos_store(rows, total, part, rows_apart(k->dh + b * H, H), 1);
 }
 
 #define MASKED_CASE(n)                                                                                                 \
@@ -55,7 +42,7 @@ static void masked_states(const layer_task *k, const REAL *slots) {
 }
 #undef MASKED_CASE
 
-/* dU = h^T dslots, or more where `begins` is not set, over some steps, U's slots from the first on: row by row, from
+/* dU = h^T dslots, or += where `begins` is not set, over some steps, U's slots from the first on: row by row, from
  * the last to the first, the states under the mask of each gate times its slots, two units of the former to a wide
  * vector. */
 INLINE void masked_weights_of(const int gates, const layer_task *k, int64_t steps, const REAL *h, const REAL *dslots,

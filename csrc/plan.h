@@ -291,7 +291,7 @@ static void pack_weights(void *plan, int64_t piece) {
         gemm_pack_transposed(rotate * H, i1 - i0, W, GH, Wt, GH, GH - rotate * H);
         gemm_pack_transposed(GH - rotate * H, i1 - i0, W + rotate * H, GH, Wt, GH, 0);
     }
-    if (p->Ug && in_twos(H))
+    if (p->Ug && in_twos(H)) /* for masked.h */
         for (int g = 0; g < p->u_gates; g++) twos_pack(H, (int)H, U + g * H, 1, GH, p->Ug + g * twos_reals(H), H, 0);
     else if (p->Ug)
         gates_pack_transposed(H, p->u_gates, 0, p->gates, U, p->Ug, u0, u1);

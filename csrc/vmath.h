@@ -60,32 +60,27 @@ INLINE REAL gate_scale(int gates, int gate) { return gate != 2 ? -LOG2E : gates 
 #include "vmath_width.h"
 #undef V
 
-/* A GRU's z and r of their scaled sums, side by side where a wide vector holds both. */
-INLINE void vgates_two_scaled(const REAL *sums, vreal *z, vreal *r) {
+/* -- gates of their scaled sums, a vector each, side by side -------------------------------------------------------
+ * Two at a time where a wide vector holds them, which gives the same. */
+
+/* A GRU's z and r, or an LSTM's i and f. */
+INLINE void vgates_two_scaled(const REAL *sums, vreal gates[2]) {
     if (WIDE_LANES == LANES) {
-        *z = vsigmoid_scaled(vload(sums)), *r = vsigmoid_scaled(vload(sums + LANES));
+        gates[0] = vsigmoid_scaled(vload(sums)), gates[1] = vsigmoid_scaled(vload(sums + LANES));
         return;
     }
-    const wreal z_r = wsigmoid_scaled(wload(sums));
-    *z = wlower(z_r), *r = wupper(z_r);
+    const wreal both = wsigmoid_scaled(wload(sums));
+    gates[0] = wlower(both), gates[1] = wupper(both);
 }
 
-/* -- an LSTM's gates ------------------------------------------------------------------------------------------------
- */
-
-/* The gates i, f, g and o of their scaled sums, a vector each; two at a time where a wide vector holds them, which
- * gives the same. */
+/* An LSTM's i, f, g and o. */
 INLINE void vgates_scaled(const REAL *sums, vreal gates[4]) {
+    vgates_two_scaled(sums, gates);
     if (WIDE_LANES == LANES) {
-        UNROLL
-        for (int g = 0; g < 4; g++) {
-            const vreal sum = vload(sums + g * LANES);
-            gates[g] = g == 2 ? vtanh_scaled(sum) : vsigmoid_scaled(sum);
-        }
+        gates[2] = vtanh_scaled(vload(sums + 2 * LANES)), gates[3] = vsigmoid_scaled(vload(sums + 3 * LANES));
         return;
     }
     const vreal zero = vset(0), one = vset(1), two = vset(2);
-    const wreal i_f = wsigmoid_scaled(wload(sums));
     /* one chain for tanh and sigmoid: e = 2^t - 1 or 2^t, and e / (e + 2) or 1 / (e + 1) */
     const wreal least = wjoin(vset(-TANH_MAX), vset(EXP2_MIN)), most = wjoin(vset(TANH_MAX), vset(EXP2_MAX));
     wreal f;
@@ -93,7 +88,6 @@ INLINE void vgates_scaled(const REAL *sums, vreal gates[4]) {
     const wreal scale = wexp2_scale(shifted), part = wfma(f, wexp2m1_p(f), wjoin(zero, one));
     const wreal e = wfma(scale, part, wextend(wlower(scale) - one));
     const wreal g_o = wjoin(wlower(e), one) / (e + wjoin(two, one));
-    gates[0] = wlower(i_f), gates[1] = wupper(i_f);
     gates[2] = wlower(g_o), gates[3] = wupper(g_o);
 }
 
