@@ -14,7 +14,7 @@
  * than the ports give, and 8 rows of states a power of two apart would be all that the ways of a cache's set can hold.
  * A narrow layer's states are close together, its products short, and its gates in fewer vectors: with 8 rows forward
  * of a GRU takes 6 % less, of an LSTM under recurrent dropout 3 (Zen 5). */
-enum { GATE_ROWS = WIDE_BYTES == VECTOR_BYTES ? 6 : 8 };
+enum { GATE_ROWS = NARROW ? 8 : 6 };
 INLINE int gate_tile_rows(const int vectors) { return REGISTERS == 32 ? GATE_ROWS : ACCUMULATORS / vectors; }
 
 /* -- packing --------------------------------------------------------------------------------------------------------
@@ -104,8 +104,8 @@ INLINE void gates_fetch(gates_product *p, int gates, int64_t next, int64_t tiles
 
 /* Whether gates share wide vectors: an LSTM's two by two, or a GRU's z and r. A GRU's that each see numbers of their
  * own do not: what such vectors save, filling them takes. */
-INLINE int in_pairs(const int gates) { return WIDE_LANES > LANES && gates == 4; }
-INLINE int in_a_pair(const int gates) { return WIDE_LANES > LANES && gates < 4; }
+INLINE int in_pairs(const int gates) { return NARROW && gates == 4; }
+INLINE int in_a_pair(const int gates) { return NARROW && gates < 4; }
 
 /* Split: where each gate sees numbers of its own, it is multiplied alone, for one of them fills its vector by a load,
  * but half of a wide one by a merge. That is for processors that do wide vectors as two (Zen 4: under recurrent dropout

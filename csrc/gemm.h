@@ -42,7 +42,7 @@ INLINE int64_t deal_rows(int64_t left, int64_t most) {
 /* A packed matrix: panels of 2 * WIDE_LANES columns, the last one WIDE_LANES wide where that is enough,
  * [panel][k][column], columns beyond N zero. Where half of a wide vector is enough, two k are side by side: [k / 2]
  * [column][k % 2], and a last one without its second has zeros there. */
-INLINE int in_twos(int64_t columns) { return WIDE_LANES > LANES && columns <= LANES; }
+INLINE int in_twos(int64_t columns) { return NARROW && columns <= LANES; }
 /* What a panel of those takes. */
 INLINE int64_t twos_reals(int64_t K) { return (K + 1) / 2 * 2 * LANES; }
 INLINE int64_t packed_columns(int64_t N) { return (N + WIDE_LANES - 1) / WIDE_LANES * WIDE_LANES; }
@@ -171,7 +171,7 @@ INLINE void strip_multiply(const int lies, int64_t M, int64_t K, matrix A, const
                            matrix C, const REAL *zeros) {
     if (columns > WIDE_LANES)
         wstrip_tiles(2, lies, M, K, A, B, ldb, columns, C, zeros);
-    else if (WIDE_LANES == LANES || columns > LANES)
+    else if (!NARROW || columns > LANES)
         wstrip_tiles(1, lies, M, K, A, B, ldb, columns, C, zeros);
     else
         vstrip_tiles(1, lies, M, K, A, B, ldb, columns, C, zeros);
@@ -253,11 +253,8 @@ INLINE void twos_strip(int64_t M, int64_t K, matrix A, const REAL *B, int column
 }
 #undef TWOS_CASE
 
-/* B is rows [k0, k0 + K) of a packed matrix of packed_K rows; C = A B where `zeros`, two vectors of them, is given,
- * else C += A B. C is not passed by value: compilers copy it by loads that are wider than the stores just before, which
- * then wait for those (a twelfth of backward of one sequence with 8 units). */
-NOINLINE void gemm_packed(int64_t M, int64_t N, int64_t K, const REAL *A, int64_t lda, const REAL *packed,
-                          int64_t packed_K, int64_t k0, const matrix *to, const REAL *zeros) {
+INLINE void packed_multiply(int64_t M, int64_t N, int64_t K, const REAL *A, const int64_t lda, const REAL *packed,
+                            int64_t packed_K, int64_t k0, const matrix *to, const REAL *zeros) {
     matrix C = *to;
     int64_t n = 0;
     for (; M == 1 && N - n >= 4 * WIDE_LANES; n += 4 * WIDE_LANES, C.column += 4 * WIDE_LANES)
@@ -271,6 +268,19 @@ NOINLINE void gemm_packed(int64_t M, int64_t N, int64_t K, const REAL *A, int64_
         const int64_t width = N - n > WIDE_LANES ? 2 * WIDE_LANES : WIDE_LANES;
         strip_multiply(A_ROWS, M, K, rows_apart(A, lda), packed + n * packed_K + k0 * width, width, N - n, C, zeros);
     }
+}
+
+/* B is rows [k0, k0 + K) of a packed matrix of packed_K rows; C = A B where `zeros`, two vectors of them, is given,
+ * else C += A B. C is not passed by value: compilers copy it by loads that are wider than the stores just before, which
+ * then wait for those (a twelfth of backward of one sequence with 8 units). Where rows of A are as far apart as those
+ * of a narrow layer's slots, a constant, a tile's rows need no register each, of which there are too few (backward
+ * with 8 units 5 to 7 % shorter, with 8 inputs a tenth). */
+NOINLINE void gemm_packed(int64_t M, int64_t N, int64_t K, const REAL *A, int64_t lda, const REAL *packed,
+                          int64_t packed_K, int64_t k0, const matrix *to, const REAL *zeros) {
+    if (NARROW && lda == 4 * LANES)
+        packed_multiply(M, N, K, A, 4 * LANES, packed, packed_K, k0, to, zeros);
+    else
+        packed_multiply(M, N, K, A, lda, packed, packed_K, k0, to, zeros);
 }
 
 /* C = A^T B where `zeros` is given, else C += A^T B. B's rows are read in whole vectors: up to 2 * WIDE_LANES - 1

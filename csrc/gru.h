@@ -92,11 +92,11 @@ static void gru_step(const layer_task *k, forward_steps *w, int64_t s, REAL *slo
     /* q lies in slot 3 of each row; its dropout mask is in it already */
     const matrix to = rows_apart(slots + k->u0, S);
     gemm_packed(k->n, k->u1 - k->u0, H, slots + 3 * H, S, p->Uc + k->u0 * H, H, 0, &to, NULL);
-#define UNIT(b, u, part)                                                                                               \
-    state_ready(                                                                                                       \
-        k, w, s, b, u,                                                                                                 \
-        gru_unit_candidate(slots + b * S + u, H, h_before + b * H + u, h + b * H + u, output_now(w, b, u), part),      \
-        part)
+#define UNIT(row, u, part)                                                                                             \
+    state_ready(k, w, s, row.b, u,                                                                                     \
+                gru_unit_candidate(slots + row.b * S + u, H, h_before + row.h + u, h + row.h + u,                      \
+                                   output_now(w, row.b, u), part),                                                     \
+                part)
     FOR_UNITS(k, time, UNIT);
 #undef UNIT
     /* at masked rows the states go on, and so does what U sees of them */
@@ -169,13 +169,12 @@ static void gru_step_back(const layer_task *k, int64_t s, REAL *dslots) {
     const int reset_after = p->call->reset_after;
     const REAL *slots = k->slots + s * k->n * S, *h_before = k->h + s * k->n * H;
     const REAL *dy = dy_begin(k, s);
-    const int64_t apart = outputs_apart(p);
     if (p->call->mask) masked_back(k, s, dslots);
-#define UNIT(b, u, part)                                                                                               \
+#define UNIT(row, u, part)                                                                                             \
     do {                                                                                                               \
-        rows_fetch(k, slots, h_before, NULL, dy, b, u);                                                                \
-        gru_unit_back(slots + b * S + u, H, h_before + b * H + u, dy ? dy + b * apart + u : NULL, k->dh + b * H + u,   \
-                      dslots + b * lds + u, reset_after, part);                                                        \
+        rows_fetch(k, slots, h_before, NULL, dy, row.b, u);                                                            \
+        gru_unit_back(slots + row.slots + u, H, h_before + row.h + u, dy ? dy + row.y + u : NULL, k->dh + row.h + u,   \
+                      dslots + row.dslots + u, reset_after, part);                                                     \
     } while (0)
     FOR_UNITS(k, time, UNIT);
 #undef UNIT
@@ -184,9 +183,9 @@ static void gru_step_back(const layer_task *k, int64_t s, REAL *dslots) {
         const matrix to = rows_apart(dq + k->u0, H);
         meet(k);
         gemm_packed(k->n, k->u1 - k->u0, H, dslots, lds, p->Ut + k->u0 * p->GH, p->GH, 2 * H, &to, p->zeros);
-#define UNIT(b, u, part)                                                                                               \
-    gru_unit_reset_back(slots + b * S + u, H, h_before + b * H + u, candidate_mask(k, b, u), dq + b * H + u,           \
-                        k->dh + b * H + u, dslots + b * lds + u, part)
+#define UNIT(row, u, part)                                                                                             \
+    gru_unit_reset_back(slots + row.slots + u, H, h_before + row.h + u, candidate_mask(k, row.b, u), dq + row.h + u,   \
+                        k->dh + row.h + u, dslots + row.dslots + u, part)
         FOR_UNITS(k, time, UNIT);
 #undef UNIT
     }

@@ -103,17 +103,16 @@ INLINE void lstm_unit_back(const REAL *slots, int64_t H, const REAL *c_before, c
 }
 
 static void lstm_step_back(const layer_task *k, int64_t s, REAL *dslots) {
-    const int64_t H = k->plan->H, S = k->plan->S, lds = k->plan->lds;
+    const int64_t H = k->plan->H, S = k->plan->S;
     const REAL *slots = k->slots + s * k->n * S, *c_before = k->c + s * k->n * H, *c = c_before + k->n * H;
     const REAL *h = s == k->plan->T - 1 ? NULL : k->h + (s + 1) * k->n * H; /* the last is not kept */
     const REAL *dy = dy_begin(k, s);
-    const int64_t apart = outputs_apart(k->plan);
     if (k->plan->call->mask) masked_back(k, s, dslots);
-#define UNIT(b, u, part)                                                                                               \
+#define UNIT(row, u, part)                                                                                             \
     do {                                                                                                               \
-        rows_fetch(k, slots, h, c_before, dy, b, u);                                                                   \
-        lstm_unit_back(slots + b * S + u, H, c_before + b * H + u, c + b * H + u, h ? h + b * H + u : NULL,            \
-                       dy ? dy + b * apart + u : NULL, k->dh + b * H + u, k->dc + b * H + u, dslots + b * lds + u,     \
+        rows_fetch(k, slots, h, c_before, dy, row.b, u);                                                               \
+        lstm_unit_back(slots + row.slots + u, H, c_before + row.h + u, c + row.h + u, h ? h + row.h + u : NULL,        \
+                       dy ? dy + row.y + u : NULL, k->dh + row.h + u, k->dc + row.h + u, dslots + row.dslots + u,      \
                        part);                                                                                          \
     } while (0)
     FOR_UNITS(k, time_of(k->plan, s), UNIT);

@@ -136,12 +136,6 @@ INLINE void row_add(REAL *RESTRICT to, const REAL *RESTRICT from, int64_t n) {
     for (; i + LANES <= n; i += LANES) vstore(to + i, vload(to + i) + vload(from + i));
     for (; i < n; i++) to[i] += from[i];
 }
-INLINE void row_add_product(REAL *RESTRICT to, const REAL *RESTRICT a, const REAL *RESTRICT b, int64_t n) {
-    int64_t i = 0;
-    for (; i + WIDE_LANES <= n; i += WIDE_LANES) wstore(to + i, wfma(wload(a + i), wload(b + i), wload(to + i)));
-    for (; i + LANES <= n; i += LANES) vstore(to + i, vfma(vload(a + i), vload(b + i), vload(to + i)));
-    for (; i < n; i++) to[i] += a[i] * b[i];
-}
 /* to may be a */
 INLINE void row_multiply(REAL *to, const REAL *a, const REAL *RESTRICT b, int64_t n) {
     int64_t i = 0;

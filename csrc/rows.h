@@ -149,21 +149,29 @@ static void inputs_locate(const layer_task *k, int64_t s0, int64_t steps) {
 
 /* x_block (x_groups, block, n, ldx) = the owned inputs of steps [s0, s0 + steps), under the dropout mask of each group.
  * A sample's steps lie side by side in x, so the loop over them is the inner one: strides as long as a sequence would
- * miss every cache. */
+ * miss every cache. What lies where is not asked in it: a row is no more than a few operations. */
 static void inputs_gather(const layer_task *k, int64_t s0, int64_t steps) {
     const layer_plan *p = k->plan;
     const frnn_call *call = p->call;
     const REAL *x = (const REAL *)call->x + k->i0;
     const int64_t I = p->I, N = k->i1 - k->i0, on = call->go_backwards ? -1 : 1, apart = k->n * p->ldx;
-    const int by_id = call->ids != NULL;
+    const int32_t *short_ids = call->id_bytes == 4 ? call->ids : NULL;
+    const int64_t *long_ids = call->ids;
+#define ROWS(word)                                                                                                     \
+    for (int64_t s = 0; s < steps; s++, place += on, row += apart) row_multiply(row, x + (word) * I, x_mask, N)
     for (int g = 0; g < p->x_groups; g++)
         for (int64_t b = 0; b < k->n; b++) {
             const REAL *x_mask = input_mask(k, b, g) + k->i0;
             REAL *row = k->x_block + g * p->x_group_reals + b * p->ldx + k->i0;
             int64_t place = place_of(k, b, s0);
-            for (int64_t s = 0; s < steps; s++, place += on, row += apart)
-                row_multiply(row, x + (by_id ? word_at(call, place) : place) * I, x_mask, N);
+            if (short_ids)
+                ROWS(short_ids[place]);
+            else if (long_ids)
+                ROWS(long_ids[place]);
+            else
+                ROWS(place);
         }
+#undef ROWS
 }
 
 /* to (u_gates, steps, n, H) = the owned units of h (steps, n, H) under the recurrent dropout mask of each gate. A
@@ -179,20 +187,30 @@ static void states_mask(const layer_task *k, int64_t steps, const REAL *h, REAL 
             }
 }
 
-/* Calls unit(b, u, part) for all owned units u of the task's rows b that are not masked at this time, LANES units at a
+/* Where row b begins in arrays of the task's rows, which are H, S or lds apart, and in those of outputs. */
+typedef struct {
+    int64_t b, h, slots, dslots, y;
+} row_place;
+
+#define ROW_NEXT ((row_place){row.b + 1, row.h + H_, row.slots + S_, row.dslots + lds_, row.y + y_})
+
+/* Calls unit(row, u, part) for all owned units u of the task's rows that are not masked at this time, LANES units at a
  * time and last what is left of each row. One loop, not two nested ones: rows may be a single vector, and the many
  * constants of the gates are then loaded once. */
 #define FOR_UNITS(k, time, unit)                                                                                       \
     do {                                                                                                               \
-        const uint8_t *mask_ = (k)->plan->call->mask ? (k)->plan->call->mask + (k)->b0 * (k)->plan->T + (time) : NULL; \
-        const int64_t T_ = (k)->plan->T, n_ = (k)->n;                                                                  \
+        const layer_plan *p_ = (k)->plan;                                                                              \
+        const uint8_t *mask_ = p_->call->mask ? p_->call->mask + (k)->b0 * p_->T + (time) : NULL;                      \
+        const int64_t T_ = p_->T, n_ = (k)->n, H_ = p_->H, S_ = p_->S, lds_ = p_->lds, y_ = outputs_apart(p_);         \
         const int64_t end_ = (k)->u1, whole_ = (k)->u0 + (end_ - (k)->u0) / LANES * LANES;                             \
-        for (int64_t b = 0, u = (k)->u0; whole_ > (k)->u0 && b < n_;) {                                                \
-            if (!mask_ || mask_[b * T_]) unit(b, u, LANES);                                                            \
-            if ((u += LANES) == whole_) u = (k)->u0, b++;                                                              \
+        row_place row = {0};                                                                                           \
+        for (int64_t u = (k)->u0; whole_ > (k)->u0 && row.b < n_;) {                                                   \
+            if (!mask_ || mask_[row.b * T_]) unit(row, u, LANES);                                                      \
+            if (NARROW || (u += LANES) == whole_) u = (k)->u0, row = ROW_NEXT;                                         \
         }                                                                                                              \
-        for (int64_t b = 0; whole_ < end_ && b < n_; b++)                                                              \
-            if (!mask_ || mask_[b * T_]) unit(b, whole_, (int)(end_ - whole_));                                        \
+        row = (row_place){0};                                                                                          \
+        for (; whole_ < end_ && row.b < n_; row = ROW_NEXT)                                                            \
+            if (!mask_ || mask_[row.b * T_]) unit(row, whole_, (int)(end_ - whole_));                                  \
     } while (0)
 
 #endif

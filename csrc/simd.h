@@ -96,6 +96,8 @@ typedef uint64_t REAL_UINT;
 
 #define LANES ((int)vlanes)
 #define WIDE_LANES ((int)wlanes)
+/* Whether these are the kernels of layers that have one vector of units or less. */
+#define NARROW (WIDE_LANES > LANES)
 
 /* Two vectors as one wide one, one with zeros above it, two numbers for all lanes of either half, and the halves of a
  * wide vector; two numbers for every two lanes, or one and zero, and of each of two such vectors the sums of every two

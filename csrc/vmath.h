@@ -65,7 +65,7 @@ INLINE REAL gate_scale(int gates, int gate) { return gate != 2 ? -LOG2E : gates 
 
 /* A GRU's z and r, or an LSTM's i and f. */
 INLINE void vgates_two_scaled(const REAL *sums, vreal gates[2]) {
-    if (WIDE_LANES == LANES) {
+    if (!NARROW) {
         gates[0] = vsigmoid_scaled(vload(sums)), gates[1] = vsigmoid_scaled(vload(sums + LANES));
         return;
     }
@@ -76,7 +76,7 @@ INLINE void vgates_two_scaled(const REAL *sums, vreal gates[2]) {
 /* An LSTM's i, f, g and o. */
 INLINE void vgates_scaled(const REAL *sums, vreal gates[4]) {
     vgates_two_scaled(sums, gates);
-    if (WIDE_LANES == LANES) {
+    if (!NARROW) {
         gates[2] = vtanh_scaled(vload(sums + 2 * LANES)), gates[3] = vsigmoid_scaled(vload(sums + 3 * LANES));
         return;
     }
