@@ -47,7 +47,7 @@ static void dstates_multiply(const layer_task *k, int64_t s, const REAL *dslots)
     const int64_t H = p->H, mask_stride = p->B * H;
     const REAL *u_slots = dslots + p->u_slot;
     if (!p->h_masked) {
-        /* two panels at a time, every other step from the last to the first: see FOR_TILE_ROWS */
+        /* two panels at a time, every other step from the last to the first: see FOR_TILES */
         const int64_t pairs = (k->u1 - k->u0 + 4 * WIDE_LANES - 1) / (4 * WIDE_LANES);
         for (int64_t v = 0; v < pairs; v++) {
             const int64_t u = k->u0 + (s & 1 ? pairs - 1 - v : v) * 4 * WIDE_LANES;

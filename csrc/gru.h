@@ -37,16 +37,70 @@ INLINE vreal gru_unit_output(const REAL *pre, REAL *slots, const REAL *h_before,
     return out;
 }
 
+/* Both for two rows of a tile. */
+INLINE void gru_two_gates(REAL *pre, const REAL *source, const REAL *next_source, REAL *slots, int64_t S, int64_t H,
+                          const int part) {
+    const wreal z_r = wsigmoid_scaled(wload(pre)), z_r_next = wsigmoid_scaled(wload(pre + 4 * LANES));
+    const wreal z = wlowers(z_r, z_r_next), r = wuppers(z_r, z_r_next),
+                q = wload_two(pre + 2 * LANES, 4 * LANES, LANES);
+    if (slots) {
+        wstore_two(slots + H, S, z, part);
+        wstore_two(slots + 2 * H, S, r, part);
+        wstore_two(slots + 3 * H, S, q, part);
+    }
+    wstore(pre, z);
+    wstore(pre + 2 * LANES, wfma(r, q, wjoin(vload_n(source, part), vload_n(next_source, part))));
+}
+INLINE wreal gru_two_outputs(const REAL *pre, REAL *slots, int64_t S, const REAL *h_before, REAL *h, int64_t H,
+                             const int part) {
+    const wreal candidate = wtanh(wload(pre + 2 * LANES));
+    const wreal out = wfma(wload(pre), wload_two(h_before, H, part) - candidate, candidate);
+    if (slots) wstore_two(slots, S, candidate, part);
+    wstore_two(h, H, out, part);
+    return out;
+}
+
+/* W's part of the candidate of a tile's row: with U's, or where its slots begin. */
+INLINE const REAL *candidate_source(const forward_steps *w, const layer_plan *p, const REAL *pre,
+                                    const REAL *const *from, int64_t r) {
+    return w->w_too ? pre + (r * 4 + p->u_gates) * LANES : from[r] - p->u_slot;
+}
+
+/* Reset after: as lstm_tile. */
+INLINE void gru_tile(const layer_task *k, const forward_steps *w, int64_t s, int64_t b0, int64_t rows, int64_t u,
+                     REAL *pre, const REAL *const *from, REAL *slots, const REAL *h_before, REAL *h, const int part) {
+    const layer_plan *p = k->plan;
+    const int64_t H = p->H, S = p->S, twos = rows_in_twos(w, rows);
+    const int training = p->call->reserve != NULL;
+#define SLOTS(r) (training ? slots + (r) * S : NULL)
+#define SOURCE(r) candidate_source(w, p, pre, from, r)
+    for (int64_t r = 0; r < twos; r += 2)
+        gru_two_gates(tile_row(pre, r), SOURCE(r), SOURCE(r + 1), SLOTS(r), S, H, part);
+    for (int64_t r = twos; r < rows; r++) gru_unit_gates(tile_row(pre, r), SOURCE(r), SLOTS(r), H, part);
+    for (int64_t r = 0; r < twos; r += 2) {
+        const wreal two = gru_two_outputs(tile_row(pre, r), SLOTS(r), S, h_before + r * H, h + r * H, H, part);
+        states_ready(k, w, s, b0 + r, u, two, part);
+    }
+    for (int64_t r = twos; r < rows; r++) {
+        const vreal out = gru_unit_output(tile_row(pre, r), SLOTS(r), h_before + r * H, h + r * H,
+                                          output_now(w, b0 + r, u), row_masked(k, w, b0 + r), part);
+        state_ready(k, w, s, b0 + r, u, out, part);
+    }
+#undef SLOTS
+#undef SOURCE
+}
+
 /* Reset before, first half: the gates, and q = r * h under the candidate's recurrent dropout mask, which U then sees;
  * W's part of the candidate comes into its slot, where it may be already. */
 INLINE void gru_unit_reset(const REAL *pre, const REAL *source, REAL *slots, int64_t H, const REAL *h_before,
                            const REAL *h_mask, const int part) {
-    const vreal r = vsigmoid_scaled(vload(pre + LANES));
-    vreal q = r * vload_n(h_before, part);
+    vreal gates[2];
+    vgates_two_scaled(pre, gates);
+    vreal q = gates[1] * vload_n(h_before, part);
     if (h_mask) q = q * vload_n(h_mask, part);
     vstore_n(slots, vload_n(source, part), part);
-    vstore_n(slots + H, vsigmoid_scaled(vload(pre)), part);
-    vstore_n(slots + 2 * H, r, part);
+    vstore_n(slots + H, gates[0], part);
+    vstore_n(slots + 2 * H, gates[1], part);
     vstore_n(slots + 3 * H, q, part);
 }
 
@@ -71,23 +125,18 @@ static void gru_step(const layer_task *k, forward_steps *w, int64_t s, REAL *slo
     const int training = p->call->reserve != NULL;
     const int64_t H = p->H, S = training ? p->S : p->lds, time = time_of(p, s);
     if (p->call->reset_after) {
-#define GATES(b, u, part, pre, source) gru_unit_gates(pre, source, training ? slots + (b) * S + u : NULL, H, part)
-#define OUTPUT(b, u, part, pre)                                                                                        \
-    state_ready(k, w, s, b, u,                                                                                         \
-                gru_unit_output(pre, training ? slots + (b) * S + u : NULL, h_before + (b) * H + u, h + (b) * H + u,   \
-                                output_now(w, b, u), row_masked(k, w, b), part),                                       \
-                part)
-        FOR_TILE_ROWS(k, w, s, h_before, GATES, OUTPUT);
-#undef GATES
-#undef OUTPUT
+#define TILE(b0, rows, u, part, pre, from)                                                                             \
+    gru_tile(k, w, s, b0, rows, u, pre, from, slots + (b0) * S + u, h_before + (b0) * H + u, h + (b0) * H + u, part)
+        FOR_TILES(k, w, s, h_before, TILE);
+#undef TILE
         return;
     }
-#define RESET(b, u, part, pre, source)                                                                                 \
-    gru_unit_reset(pre, source, slots + (b) * S + u, H, h_before + (b) * H + u, candidate_mask(k, b, u), part)
-#define NOTHING(b, u, part, pre) ((void)0)
-    FOR_TILE_ROWS(k, w, s, h_before, RESET, NOTHING);
-#undef RESET
-#undef NOTHING
+#define TILE(b0, rows, u, part, pre, from)                                                                             \
+    for (int64_t r = 0; r < rows; r++)                                                                                 \
+    gru_unit_reset(tile_row(pre, r), candidate_source(w, p, pre, from, r), slots + (b0 + r) * S + u, H,                \
+                   h_before + (b0 + r) * H + u, candidate_mask(k, b0 + r, u), part)
+    FOR_TILES(k, w, s, h_before, TILE);
+#undef TILE
     meet(k);
     /* q lies in slot 3 of each row; its dropout mask is in it already */
     const matrix to = rows_apart(slots + k->u0, S);

@@ -37,21 +37,60 @@ INLINE vreal lstm_unit_output(const REAL *pre, const REAL *h_before, REAL *h, RE
     return out;
 }
 
+/* Both for two rows of a tile: the vectors of gates, two side by side, become such of one gate in both rows. */
+INLINE void lstm_two_cells(REAL *pre, REAL *slots, int64_t S, int64_t H, const REAL *c_before, REAL *c_after,
+                           const int part) {
+    const wreal i_f = wload(pre), g_o = wload(pre + 2 * LANES);
+    const wreal i_f_next = wload(pre + 4 * LANES), g_o_next = wload(pre + 6 * LANES);
+    const wreal i = wsigmoid_scaled(wlowers(i_f, i_f_next)), f = wsigmoid_scaled(wuppers(i_f, i_f_next));
+    const wreal g = wtanh_scaled(wlowers(g_o, g_o_next)), o = wsigmoid_scaled(wuppers(g_o, g_o_next));
+    const wreal c = wfma(f, wload_two(c_before, H, part), i * g);
+    if (slots) {
+        wstore_two(slots, S, i, part);
+        wstore_two(slots + H, S, f, part);
+        wstore_two(slots + 2 * H, S, g, part);
+        wstore_two(slots + 3 * H, S, o, part);
+    }
+    wstore_two(c_after, H, c, part);
+    wstore(pre, c);
+    wstore(pre + 2 * LANES, o);
+}
+INLINE wreal lstm_two_outputs(const REAL *pre, int64_t H, REAL *h, const int part) {
+    const wreal out = wload(pre + 2 * LANES) * wtanh(wload(pre));
+    wstore_two(h, H, out, part);
+    return out;
+}
+
+/* The rows of a tile from b0 on, units from u on: all else is where those of the first row are. In two turns, since a
+ * row's chain of operations is longer than what processors look ahead: shorter ones of several rows overlap. */
+INLINE void lstm_tile(const layer_task *k, const forward_steps *w, int64_t s, int64_t b0, int64_t rows, int64_t u,
+                      REAL *pre, REAL *slots, const REAL *h_before, const REAL *c_before, REAL *h, REAL *c,
+                      const int part) {
+    const int64_t H = k->plan->H, S = k->plan->S, twos = rows_in_twos(w, rows);
+    const int training = k->plan->call->reserve != NULL;
+#define SLOTS(r) (training ? slots + (r) * S : NULL)
+    for (int64_t r = 0; r < twos; r += 2)
+        lstm_two_cells(tile_row(pre, r), SLOTS(r), S, H, c_before + r * H, c + r * H, part);
+    for (int64_t r = twos; r < rows; r++)
+        lstm_unit_cell(tile_row(pre, r), SLOTS(r), H, c_before + r * H, c + r * H, row_masked(k, w, b0 + r), part);
+    for (int64_t r = 0; r < twos; r += 2)
+        states_ready(k, w, s, b0 + r, u, lstm_two_outputs(tile_row(pre, r), H, h + r * H, part), part);
+    for (int64_t r = twos; r < rows; r++) {
+        const vreal out = lstm_unit_output(tile_row(pre, r), h_before + r * H, h + r * H, output_now(w, b0 + r, u),
+                                           row_masked(k, w, b0 + r), part);
+        state_ready(k, w, s, b0 + r, u, out, part);
+    }
+#undef SLOTS
+}
+
 static void lstm_step(const layer_task *k, forward_steps *w, int64_t s, REAL *slots, const REAL *h_before,
                       const REAL *c_before, REAL *h, REAL *c) {
     const int64_t H = k->plan->H, S = k->plan->S;
-    const int training = k->plan->call->reserve != NULL;
-#define CELL(b, u, part, pre, source)                                                                                  \
-    lstm_unit_cell(pre, training ? slots + (b) * S + u : NULL, H, c_before + (b) * H + u, c + (b) * H + u,             \
-                   row_masked(k, w, b), part)
-#define OUTPUT(b, u, part, pre)                                                                                        \
-    state_ready(k, w, s, b, u,                                                                                         \
-                lstm_unit_output(pre, h_before + (b) * H + u, h + (b) * H + u, output_now(w, b, u),                    \
-                                 row_masked(k, w, b), part),                                                           \
-                part)
-    FOR_TILE_ROWS(k, w, s, h_before, CELL, OUTPUT);
-#undef CELL
-#undef OUTPUT
+#define TILE(b0, rows, u, part, pre, from)                                                                             \
+    lstm_tile(k, w, s, b0, rows, u, pre, slots + (b0) * S + u, h_before + (b0) * H + u, c_before + (b0) * H + u,       \
+              h + (b0) * H + u, c + (b0) * H + u, part)
+    FOR_TILES(k, w, s, h_before, TILE);
+#undef TILE
 }
 
 /* Training has the states of all steps in the reserve, inference one c. */

@@ -99,17 +99,19 @@ typedef uint64_t REAL_UINT;
 /* Whether these are the kernels of layers that have one vector of units or less. */
 #define NARROW (WIDE_LANES > LANES)
 
-/* Two vectors as one wide one, one with zeros above it, two numbers for all lanes of either half, and the halves of a
- * wide vector; two numbers for every two lanes, or one and zero, and of each of two such vectors the sums of every two
- * lanes, side by side; number k of a vector for all lanes of the lower half, and for those of the upper one the number
- * that is half a vector after it; a vector in both halves; each of its numbers for two lanes. Where none is as wide,
- * nobody asks. */
+/* Two vectors as one wide one, one with zeros above it, two numbers for all lanes of either half, the halves of a wide
+ * vector, and the same halves of two of them, side by side; two numbers for every two lanes, or one and zero, and of
+ * each of two such vectors the sums of every two lanes, side by side; number k of a vector for all lanes of the lower
+ * half, and for those of the upper one the number that is half a vector after it; a vector in both halves; each of its
+ * numbers for two lanes. Where none is as wide, nobody asks. */
 #if WIDE_BYTES == VECTOR_BYTES
 INLINE wreal wjoin(vreal lower, vreal upper) { return (void)upper, lower; }
 INLINE wreal wextend(vreal v) { return v; }
 INLINE wreal wset_apart(const REAL *p, int64_t apart) { return (void)apart, vset(*p); }
 INLINE vreal wlower(wreal v) { return v; }
 INLINE vreal wupper(wreal v) { return v; }
+INLINE wreal wlowers(wreal a, wreal b) { return (void)b, a; }
+INLINE wreal wuppers(wreal a, wreal b) { return (void)b, a; }
 INLINE wreal wset_two(const REAL *p) { return vset(*p); }
 INLINE wreal wset_one(const REAL *p) { return vset(*p); }
 INLINE wreal wsum_twos(wreal a, wreal b) { return (void)b, a; }
@@ -126,6 +128,8 @@ INLINE wreal wset_apart(const REAL *p, int64_t apart) {
 }
 INLINE vreal wlower(wreal v) { return _mm512_castps512_ps256(v); }
 INLINE vreal wupper(wreal v) { return (vreal)_mm512_extractf64x4_pd((__m512d)v, 1); }
+INLINE wreal wlowers(wreal a, wreal b) { return _mm512_shuffle_f32x4(a, b, 0x44); }
+INLINE wreal wuppers(wreal a, wreal b) { return _mm512_shuffle_f32x4(a, b, 0xee); }
 INLINE wreal wset_two(const REAL *p) {
     double both;
     memcpy(&both, p, sizeof both);
@@ -154,6 +158,8 @@ INLINE wreal wset_apart(const REAL *p, int64_t apart) {
 }
 INLINE vreal wlower(wreal v) { return _mm512_castpd512_pd256(v); }
 INLINE vreal wupper(wreal v) { return _mm512_extractf64x4_pd(v, 1); }
+INLINE wreal wlowers(wreal a, wreal b) { return _mm512_shuffle_f64x2(a, b, 0x44); }
+INLINE wreal wuppers(wreal a, wreal b) { return _mm512_shuffle_f64x2(a, b, 0xee); }
 INLINE wreal wset_two(const REAL *p) { return (wreal)_mm512_broadcast_f32x4((__m128)_mm_loadu_pd(p)); }
 INLINE wreal wset_one(const REAL *p) { return _mm512_maskz_broadcastsd_pd(0x55, _mm_load_sd(p)); }
 INLINE wreal wsum_twos(wreal a, wreal b) {
@@ -174,6 +180,15 @@ INLINE vreal vset_apart(const REAL *p, int64_t apart) { return (void)apart, vset
 INLINE vreal vload_apart(const REAL *p, int64_t apart) { return (void)apart, vload(p); }
 INLINE wreal wload_apart(const REAL *p, int64_t apart) {
     return apart == LANES ? wload(p) : wjoin(vload(p), vload(p + apart));
+}
+
+/* The first `part` lanes of a vector in each of two rows that are `apart`. */
+INLINE wreal wload_two(const REAL *p, int64_t apart, const int part) {
+    return wjoin(vload_n(p, part), vload_n(p + apart, part));
+}
+INLINE void wstore_two(REAL *p, int64_t apart, wreal v, const int part) {
+    vstore_n(p, wlower(v), part);
+    vstore_n(p + apart, wupper(v), part);
 }
 
 #endif
