@@ -91,9 +91,6 @@ static void dinputs_multiply(const layer_task *k, int64_t s0, int64_t steps, con
     gemm_packed(M, N, p->GH, dslots, p->lds, p->Wt + k->i0 * p->GH, p->GH, 0, &dx, p->zeros);
 }
 
-/* Whether dinputs_finish leaves the inputs under their mask where dweights_accumulate looks for them. */
-INLINE int exchanged(const layer_plan *p) { return p->gathered && p->call->ids && p->x_groups == 1; }
-
 /* A row of inputs' gradients is added to its word's, under a mask, and the inputs under the mask take its place: both
  * at once, since apart a row is gone through twice (backward with ids and dropout, 8 units, takes 4 % longer). */
 INLINE void row_exchange(REAL *RESTRICT to, REAL *RESTRICT own, const REAL *RESTRICT x, const REAL *RESTRICT mask,
@@ -115,26 +112,41 @@ INLINE void row_exchange(REAL *RESTRICT to, REAL *RESTRICT own, const REAL *REST
     }
 }
 
-/* The same under dropout masks, after the product: a mask that the gates share is applied; and with token ids, the rows
- * are added to their words' gradients, which the table's consists of. */
+/* Whether that is done: with token ids, of which the table's gradient consists, and a mask that the gates share. */
+INLINE int exchanged(const layer_plan *p) { return p->call->x_masks && p->call->ids && p->x_groups == 1; }
+
+/* After the product for dx: x_block, its rows, becomes what dW's product needs. */
+static void inputs_exchange(const layer_task *k, int64_t s0, int64_t steps) {
+    const layer_plan *p = k->plan;
+    const int64_t n = k->n, I = p->I, N = k->i1 - k->i0, ldx = p->ldx;
+    const REAL *x = p->call->x, *const masks = input_mask(k, 0, 0) + k->i0;
+    REAL *own = k->x_block + k->i0, *const table = k->dtable + k->i0;
+    REAL *const *inputs = k->x_rows + steps * n; /* located from the last to the first */
+    for (int64_t s = s0; s < s0 + steps; s++) {
+        const REAL *mask = masks;
+        for (int64_t b = 0; b < n; b++, own += ldx, mask += I) {
+            const REAL *row = *--inputs; /* where that is in x, the gradient is in the table's */
+            row_exchange(table + (row - x), own, row + k->i0, mask, N);
+        }
+    }
+}
+
+/* dx under masks, after the product, where there is something left to do: a mask that the gates share is applied, or
+ * with token ids, under masks of each gate, rows are added to their words' gradients. */
 static void dinputs_finish(const layer_task *k, int64_t s0, int64_t steps) {
     const layer_plan *p = k->plan;
     const int64_t I = p->I, N = k->i1 - k->i0;
-    const int shared = p->x_groups == 1, by_id = p->call->ids != NULL;
     const REAL *x = p->call->x;
-    /* inputs are located from the last to the first, and a word's row of the table is where its row of x is */
     REAL **rows = k->dx_rows, **inputs = k->x_rows + steps * k->n, *const table = k->dtable + k->i0;
     for (int64_t s = s0; s < s0 + steps; s++) {
         const REAL *mask = input_mask(k, 0, 0) + k->i0;
         for (int64_t b = 0; b < k->n; b++, mask += I) {
             REAL *dx = *rows++ + k->i0;
             inputs--;
-            if (!by_id)
-                row_multiply(dx, dx, mask, N);
-            else if (shared)
-                row_exchange(table + (*inputs - x), dx, *inputs + k->i0, mask, N);
-            else
+            if (p->call->ids)
                 row_add(table + (*inputs - x), dx, N);
+            else
+                row_multiply(dx, dx, mask, N);
         }
     }
 }
@@ -201,7 +213,10 @@ static void inputs_back(const layer_task *k, int64_t s0, int64_t steps, const RE
         return;
     }
     dinputs_multiply(k, s0, steps, dslots);
-    if (p->call->x_masks && (p->x_groups == 1 || p->call->ids)) dinputs_finish(k, s0, steps);
+    if (exchanged(p))
+        inputs_exchange(k, s0, steps);
+    else if (p->call->x_masks && (p->x_groups == 1 || p->call->ids))
+        dinputs_finish(k, s0, steps);
     dweights_accumulate(k, s0, steps, dslots);
 }
 
