@@ -4,7 +4,6 @@
 /* acc += A B of one product, whose gate g adds to vector g + turn of acc, of so many in a circle. */
 INLINE void V(gates_add)(const int rows, const int gates, const int per_gate, const int far, const int turn,
                          const int vectors, const gates_product *p, int64_t u, V(real) acc[GATE_ROWS][4]) {
-    enum { side = V(lanes) / LANES };
     const REAL *B = p->packed + u / LANES * p->K * gates * V(lanes);
     for (int64_t k = 0; k < p->K; k++, B += gates * V(lanes)) {
         if (far) __builtin_prefetch(p->next + k * p->next_step, 0, 2);
@@ -15,10 +14,9 @@ INLINE void V(gates_add)(const int rows, const int gates, const int per_gate, co
         for (int r = 0; r < rows; r++) {
             UNROLL
             for (int g = 0; g < gates; g++) {
-                const REAL *a = p->A[r] + k;
+                const REAL a = p->A[r][k + (per_gate ? g * p->a_stride : 0)];
                 V(real) *const sum = &acc[r][(g + turn) % vectors];
-                *sum =
-                    V(fma)(per_gate ? V(set_apart)(a + g * side * p->a_stride, p->a_stride) : V(set)(*a), b[g], *sum);
+                *sum = V(fma)(V(set)(a), b[g], *sum);
             }
         }
     }

@@ -107,6 +107,58 @@ INLINE void gates_fetch(gates_product *p, int gates, int64_t next, int64_t tiles
 INLINE int in_pairs(const int gates) { return NARROW && gates == 4; }
 INLINE int in_a_pair(const int gates) { return NARROW && gates < 4; }
 
+/* acc += A B for an LSTM's pairs of gates, each of which sees numbers of its own: a vector of those of either gate side
+ * by side, of which a permutation fills both halves with the next ones. Four rows at a time, since more would not stay
+ * in registers. To merge a second broadcast into half of a first takes longer (Zen 5: forward under recurrent dropout
+ * with 8 units 3 % shorter, and 7 under masks of each gate for inputs, too). */
+INLINE void gates_add_spread(const int rows, const gates_product *p, int64_t u, wreal acc[GATE_ROWS][4]) {
+    const REAL *B = p->packed + u / LANES * p->K * 4 * LANES;
+    for (int64_t k0 = 0; k0 < p->K; k0 += LANES, B += LANES * 4 * LANES) {
+        const int count = (int)(p->K - k0 < LANES ? p->K - k0 : LANES);
+        UNROLL
+        for (int r0 = 0; r0 < rows; r0 += 4) {
+            const int end = r0 + 4 < rows ? r0 + 4 : rows;
+            wreal a[4][2];
+            UNROLL
+            for (int r = r0; r < end; r++) {
+                UNROLL
+                for (int v = 0; v < 2; v++)
+                    a[r - r0][v] = wload_two(p->A[r] + k0 + 2 * v * p->a_stride, p->a_stride, count);
+            }
+            UNROLL
+            for (int k = 0; k < LANES; k++) {
+                if (k == count) break;
+                const wreal b[2] = {wload(B + k * 4 * LANES), wload(B + k * 4 * LANES + WIDE_LANES)};
+                UNROLL
+                for (int r = r0; r < end; r++) {
+                    UNROLL
+                    for (int v = 0; v < 2; v++) acc[r][v] = wfma(wspread_two(a[r - r0][v], k), b[v], acc[r][v]);
+                }
+            }
+        }
+    }
+}
+
+/* gates_tile for pairs of such gates; W's may see the same numbers. */
+INLINE void gates_tile_spread(const int rows, const int w_gates, const int w_per_gate, const gates_product *W,
+                              const gates_product *U, int64_t u, const REAL *const *from, int64_t from_stride, REAL *C,
+                              int64_t ldc, int64_t c_stride) {
+    wreal acc[GATE_ROWS][4];
+    UNROLL
+    for (int r = 0; r < rows; r++) {
+        UNROLL
+        for (int v = 0; v < 2; v++) acc[r][v] = wload_apart(from[r] + 2 * v * from_stride, from_stride);
+    }
+    if (w_gates && w_per_gate) gates_add_spread(rows, W, u, acc);
+    if (w_gates && !w_per_gate) wgates_add(rows, 2, 0, 0, 0, 2, W, u, acc);
+    gates_add_spread(rows, U, u, acc);
+    UNROLL
+    for (int r = 0; r < rows; r++) {
+        UNROLL
+        for (int v = 0; v < 2; v++) wstore(C + r * ldc + 2 * v * c_stride, acc[r][v]);
+    }
+}
+
 /* Split: where each gate sees numbers of its own, it is multiplied alone, for one of them fills its vector by a load,
  * but half of a wide one by a merge. That is for processors that do wide vectors as two (Zen 4: under recurrent dropout
  * masks forward takes 0.85 of the time, backward 0.92). Others do them at once, and narrow ones slower beside them.
@@ -193,9 +245,10 @@ typedef void gates_function(const gates_product *W, const gates_product *U, int6
 #define GATES_CASE(n)                                                                                                  \
     case n:                                                                                                            \
         if (n > gate_tile_rows(vectors)) break;                                                                        \
-        if (in_pairs(u_gates) && !split)                                                                               \
-            wgates_tile(n, 2, w_gates / 2, 2, w_per_gate, u_per_gate, 0, W, U, u, from, from_stride, NULL, C, ldc,     \
-                        c_stride);                                                                                     \
+        if (in_pairs(u_gates) && u_per_gate && !split)                                                                 \
+            gates_tile_spread(n, w_gates, w_per_gate, W, U, u, from, from_stride, C, ldc, c_stride);                   \
+        else if (in_pairs(u_gates) && !split)                                                                          \
+            wgates_tile(n, 2, w_gates / 2, 2, 0, 0, 0, W, U, u, from, from_stride, NULL, C, ldc, c_stride);            \
         else if (in_pairs(w_gates) && !w_per_gate)                                                                     \
             gates_tile_split(n, W, U, u, from, from_stride, C, ldc, c_stride);                                         \
         else if (in_a_pair(u_gates) && !w_per_gate && (w_gates || !u_per_gate))                                        \

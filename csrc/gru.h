@@ -43,19 +43,15 @@ INLINE void gru_two_gates(REAL *pre, const REAL *source, const REAL *next_source
     const wreal z_r = wsigmoid_scaled(wload(pre)), z_r_next = wsigmoid_scaled(wload(pre + 4 * LANES));
     const wreal z = wlowers(z_r, z_r_next), r = wuppers(z_r, z_r_next),
                 q = wload_two(pre + 2 * LANES, 4 * LANES, LANES);
-    if (slots) {
-        wstore_two(slots + H, S, z, part);
-        wstore_two(slots + 2 * H, S, r, part);
-        wstore_two(slots + 3 * H, S, q, part);
-    }
+    if (slots) wstore_twos(slots + 2 * H, S, H, r, q, part);
     wstore(pre, z);
     wstore(pre + 2 * LANES, wfma(r, q, wjoin(vload_n(source, part), vload_n(next_source, part))));
 }
 INLINE wreal gru_two_outputs(const REAL *pre, REAL *slots, int64_t S, const REAL *h_before, REAL *h, int64_t H,
                              const int part) {
-    const wreal candidate = wtanh(wload(pre + 2 * LANES));
-    const wreal out = wfma(wload(pre), wload_two(h_before, H, part) - candidate, candidate);
-    if (slots) wstore_two(slots, S, candidate, part);
+    const wreal candidate = wtanh(wload(pre + 2 * LANES)), z = wload(pre);
+    const wreal out = wfma(z, wload_two(h_before, H, part) - candidate, candidate);
+    if (slots) wstore_twos(slots, S, H, candidate, z, part);
     wstore_two(h, H, out, part);
     return out;
 }

@@ -46,10 +46,8 @@ INLINE void lstm_two_cells(REAL *pre, REAL *slots, int64_t S, int64_t H, const R
     const wreal g = wtanh_scaled(wlowers(g_o, g_o_next)), o = wsigmoid_scaled(wuppers(g_o, g_o_next));
     const wreal c = wfma(f, wload_two(c_before, H, part), i * g);
     if (slots) {
-        wstore_two(slots, S, i, part);
-        wstore_two(slots + H, S, f, part);
-        wstore_two(slots + 2 * H, S, g, part);
-        wstore_two(slots + 3 * H, S, o, part);
+        wstore_twos(slots, S, H, i, f, part);
+        wstore_twos(slots + 2 * H, S, H, g, o, part);
     }
     wstore_two(c_after, H, c, part);
     wstore(pre, c);

@@ -99,15 +99,14 @@ typedef uint64_t REAL_UINT;
 /* Whether these are the kernels of layers that have one vector of units or less. */
 #define NARROW (WIDE_LANES > LANES)
 
-/* Two vectors as one wide one, one with zeros above it, two numbers for all lanes of either half, the halves of a wide
- * vector, and the same halves of two of them, side by side; two numbers for every two lanes, or one and zero, and of
- * each of two such vectors the sums of every two lanes, side by side; number k of a vector for all lanes of the lower
- * half, and for those of the upper one the number that is half a vector after it; a vector in both halves; each of its
- * numbers for two lanes. Where none is as wide, nobody asks. */
+/* Two vectors as one wide one, one with zeros above it, the halves of a wide vector, and the same halves of two of
+ * them, side by side; two numbers for every two lanes, or one and zero, and of each of two such vectors the sums of
+ * every two lanes, side by side; number k of a vector for all lanes of the lower half, and for those of the upper one
+ * the number that is half a vector after it; a vector in both halves; each of its numbers for two lanes. Where none is
+ * as wide, nobody asks. */
 #if WIDE_BYTES == VECTOR_BYTES
 INLINE wreal wjoin(vreal lower, vreal upper) { return (void)upper, lower; }
 INLINE wreal wextend(vreal v) { return v; }
-INLINE wreal wset_apart(const REAL *p, int64_t apart) { return (void)apart, vset(*p); }
 INLINE vreal wlower(wreal v) { return v; }
 INLINE vreal wupper(wreal v) { return v; }
 INLINE wreal wlowers(wreal a, wreal b) { return (void)b, a; }
@@ -116,6 +115,7 @@ INLINE wreal wset_two(const REAL *p) { return vset(*p); }
 INLINE wreal wset_one(const REAL *p) { return vset(*p); }
 INLINE wreal wsum_twos(wreal a, wreal b) { return (void)b, a; }
 INLINE wreal wspread(vreal v, const int k) { return (void)k, v; }
+INLINE wreal wspread_two(wreal v, const int k) { return (void)k, v; }
 INLINE wreal wload_twice(const REAL *p) { return vload(p); }
 INLINE wreal wdouble(vreal v) { return v; }
 #elif REAL_BITS == 32
@@ -123,9 +123,6 @@ INLINE wreal wjoin(vreal lower, vreal upper) {
     return (wreal)_mm512_insertf64x4(_mm512_castpd256_pd512((__m256d)lower), (__m256d)upper, 1);
 }
 INLINE wreal wextend(vreal v) { return _mm512_zextps256_ps512(v); }
-INLINE wreal wset_apart(const REAL *p, int64_t apart) {
-    return _mm512_mask_broadcastss_ps(wset(*p), 0xff00, _mm_load_ss(p + apart));
-}
 INLINE vreal wlower(wreal v) { return _mm512_castps512_ps256(v); }
 INLINE vreal wupper(wreal v) { return (vreal)_mm512_extractf64x4_pd((__m512d)v, 1); }
 INLINE wreal wlowers(wreal a, wreal b) { return _mm512_shuffle_f32x4(a, b, 0x44); }
@@ -145,6 +142,9 @@ INLINE wreal wspread(vreal v, const int k) {
     const __m512i lower = _mm512_set1_epi32(k), from = _mm512_mask_set1_epi32(lower, 0xff00, k + 4);
     return _mm512_permutexvar_ps(from, wextend(v));
 }
+INLINE wreal wspread_two(wreal v, const int k) {
+    return _mm512_permutexvar_ps(_mm512_mask_set1_epi32(_mm512_set1_epi32(k), 0xff00, k + 8), v);
+}
 INLINE wreal wload_twice(const REAL *p) { return (wreal)_mm512_broadcast_f64x4((__m256d)vload(p)); }
 INLINE wreal wdouble(vreal v) {
     const __m512i from = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
@@ -153,9 +153,6 @@ INLINE wreal wdouble(vreal v) {
 #else
 INLINE wreal wjoin(vreal lower, vreal upper) { return _mm512_insertf64x4(_mm512_castpd256_pd512(lower), upper, 1); }
 INLINE wreal wextend(vreal v) { return _mm512_zextpd256_pd512(v); }
-INLINE wreal wset_apart(const REAL *p, int64_t apart) {
-    return _mm512_mask_broadcastsd_pd(wset(*p), 0xf0, _mm_load_sd(p + apart));
-}
 INLINE vreal wlower(wreal v) { return _mm512_castpd512_pd256(v); }
 INLINE vreal wupper(wreal v) { return _mm512_extractf64x4_pd(v, 1); }
 INLINE wreal wlowers(wreal a, wreal b) { return _mm512_shuffle_f64x2(a, b, 0x44); }
@@ -171,12 +168,14 @@ INLINE wreal wspread(vreal v, const int k) {
     const __m512i lower = _mm512_set1_epi64(k), from = _mm512_mask_set1_epi64(lower, 0xf0, k + 2);
     return _mm512_permutexvar_pd(from, wextend(v));
 }
+INLINE wreal wspread_two(wreal v, const int k) {
+    return _mm512_permutexvar_pd(_mm512_mask_set1_epi64(_mm512_set1_epi64(k), 0xf0, k + 4), v);
+}
 INLINE wreal wload_twice(const REAL *p) { return _mm512_broadcast_f64x4(vload(p)); }
 INLINE wreal wdouble(vreal v) { return _mm512_permutexvar_pd(_mm512_setr_epi64(0, 0, 1, 1, 2, 2, 3, 3), wextend(v)); }
 #endif
 
-/* What fills one of either kind: a number, or vector, or two of them that lie `apart`. */
-INLINE vreal vset_apart(const REAL *p, int64_t apart) { return (void)apart, vset(*p); }
+/* What fills one of either kind: a vector, or two of them that lie `apart`. */
 INLINE vreal vload_apart(const REAL *p, int64_t apart) { return (void)apart, vload(p); }
 INLINE wreal wload_apart(const REAL *p, int64_t apart) {
     return apart == LANES ? wload(p) : wjoin(vload(p), vload(p + apart));
@@ -189,6 +188,16 @@ INLINE wreal wload_two(const REAL *p, int64_t apart, const int part) {
 INLINE void wstore_two(REAL *p, int64_t apart, wreal v, const int part) {
     vstore_n(p, wlower(v), part);
     vstore_n(p + apart, wupper(v), part);
+}
+/* Two such, `next` after one another in each row: as one vector of each where it is right after. */
+INLINE void wstore_twos(REAL *p, int64_t apart, int64_t next, wreal v, wreal w, const int part) {
+    if (next == LANES && part == LANES) {
+        wstore(p, wlowers(v, w));
+        wstore(p + apart, wuppers(v, w));
+        return;
+    }
+    wstore_two(p, apart, v, part);
+    wstore_two(p + next, apart, w, part);
 }
 
 #endif
