@@ -102,8 +102,8 @@ typedef uint64_t REAL_UINT;
 /* Two vectors as one wide one, one with zeros above it, the halves of a wide vector, and the same halves of two of
  * them, side by side; two numbers for every two lanes, or one and zero, and of each of two such vectors the sums of
  * every two lanes, side by side; number k of a vector for all lanes of the lower half, and for those of the upper one
- * the number that is half a vector after it; a vector in both halves; each of its numbers for two lanes. Where none is
- * as wide, nobody asks. */
+ * the number that is half a vector after it; number k of either half of a wide vector for all lanes of that half; a
+ * vector in both halves; each of its numbers for two lanes. Where none is as wide, nobody asks. */
 #if WIDE_BYTES == VECTOR_BYTES
 INLINE wreal wjoin(vreal lower, vreal upper) { return (void)upper, lower; }
 INLINE wreal wextend(vreal v) { return v; }
