@@ -113,7 +113,7 @@ INLINE void row_exchange(REAL *RESTRICT to, REAL *RESTRICT own, const REAL *REST
 }
 
 /* Whether that is done: with token ids, of which the table's gradient consists, and a mask that the gates share. */
-INLINE int exchanged(const layer_plan *p) { return p->call->x_masks && p->call->ids && p->x_groups == 1; }
+INLINE int exchanged(const layer_plan *p) { return p->gathered && p->call->ids && p->x_groups == 1; }
 
 /* After the product for dx: x_block, its rows, becomes what dW's product needs. */
 static void inputs_exchange(const layer_task *k, int64_t s0, int64_t steps) {
@@ -137,6 +137,7 @@ static void dinputs_finish(const layer_task *k, int64_t s0, int64_t steps) {
     const layer_plan *p = k->plan;
     const int64_t I = p->I, N = k->i1 - k->i0;
     const REAL *x = p->call->x;
+    /* inputs are located from the last to the first, as in inputs_exchange */
     REAL **rows = k->dx_rows, **inputs = k->x_rows + steps * k->n, *const table = k->dtable + k->i0;
     for (int64_t s = s0; s < s0 + steps; s++) {
         const REAL *mask = input_mask(k, 0, 0) + k->i0;

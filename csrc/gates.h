@@ -160,9 +160,9 @@ INLINE void gates_tile_spread(const int rows, const int w_gates, const int w_per
 }
 
 /* Split: where each gate sees numbers of its own, it is multiplied alone, for one of them fills its vector by a load,
- * but half of a wide one by a merge. That is for processors that do wide vectors as two (Zen 4: under recurrent dropout
- * masks forward takes 0.85 of the time, backward 0.92). Others do them at once, and narrow ones slower beside them.
- * Here W's product is in pairs all the same, and U's is split. */
+ * but half of a wide one by a permutation. That is for processors that do wide vectors as two (Zen 4: under recurrent
+ * dropout masks forward takes 0.85 of the time, backward 0.92). Others do them at once, and narrow ones slower beside
+ * them. Here W's product is in pairs all the same, and U's is split. */
 INLINE void gates_tile_split(const int rows, const gates_product *W, const gates_product *U, int64_t u,
                              const REAL *const *from, int64_t from_stride, REAL *C, int64_t ldc, int64_t c_stride) {
     wreal pairs[GATE_ROWS][4];

@@ -192,6 +192,7 @@ typedef struct {
     int64_t b, h, slots, dslots, y;
 } row_place;
 
+/* The row after `row`, by what FOR_UNITS has at hand. */
 #define ROW_NEXT ((row_place){row.b + 1, row.h + H_, row.slots + S_, row.dslots + lds_, row.y + y_})
 
 /* Calls unit(row, u, part) for all owned units u of the task's rows that are not masked at this time, LANES units at a
