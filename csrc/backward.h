@@ -18,16 +18,25 @@
         const layer_plan *p_ = (k)->plan;                                                                              \
         gates_product product_ = {.K = p_->H, .a_stride = p_->H, .packed = B};                                         \
         gates_function *multiply_ = gates_choose(gates, NULL, &product_, 0);                                           \
-        REAL pre_[GATE_ROWS * 4 * LANES];                                                                              \
+        gates_two_function *multiply_two_ = gates_choose_two(gates);                                                   \
+        REAL pre_[2 * TILE_REALS];                                                                                     \
         const REAL *from_[GATE_ROWS];                                                                                  \
         for (int r_ = 0; r_ < GATE_ROWS; r_++) from_[r_] = p_->zeros;                                                  \
-        for (int64_t n = n0; n < n1; n += LANES) {                                                                     \
-            const int left_ = (int)smaller(LANES, n1 - n);                                                             \
+        for (int64_t n_ = n0, tiles_; n_ < n1; n_ += tiles_ * LANES) {                                                 \
+            tiles_ = !NARROW && n1 - n_ > LANES ? 2 : 1;                                                               \
             for (int64_t m0_ = 0, rows_; m0_ < M; m0_ += rows_) {                                                      \
-                rows_ = deal_rows(M - m0_, gate_tile_rows(gates));                                                     \
+                rows_ = deal_rows(M - m0_, gate_tile_rows(4));                                                         \
                 for (int64_t r_ = 0; r_ < rows_; r_++) product_.A[r_] = (slots) + (m0_ + r_) * p_->lds;                \
-                multiply_(NULL, &product_, n, (int)rows_, from_, 0, NULL, pre_, 4 * LANES, LANES);                     \
-                for (int64_t r_ = 0; r_ < rows_; r_++) row(m0_ + r_, n, left_, pre_ + r_ * 4 * LANES);                 \
+                if (tiles_ == 2)                                                                                       \
+                    multiply_two_(&product_, n_, (int)rows_, from_, 0, NULL, pre_, TILE_REALS);                        \
+                else                                                                                                   \
+                    multiply_(NULL, &product_, n_, (int)rows_, from_, 0, NULL, pre_, 4 * LANES, LANES);                \
+                for (int64_t t_ = 0; t_ < tiles_; t_++) {                                                              \
+                    const int64_t n = n_ + t_ * LANES;                                                                 \
+                    const int left_ = (int)smaller(LANES, n1 - n);                                                     \
+                    for (int64_t r_ = 0; r_ < rows_; r_++)                                                             \
+                        row(m0_ + r_, n, left_, pre_ + t_ * TILE_REALS + r_ * 4 * LANES);                              \
+                }                                                                                                      \
             }                                                                                                          \
         }                                                                                                              \
     } while (0)
@@ -273,10 +282,10 @@ static void dbias_accumulate(const layer_task *k, int64_t steps, const REAL *dsl
 /* -- gradients of outputs, and masks ---------------------------------------------------------------------------------
  */
 
-/* Without a mask: where the gradient of the first row's outputs of step s is, or NULL where there is none. */
+/* Where the gradient of the first row's outputs of step s is, or NULL where there is none. */
 INLINE const REAL *dy_begin(const layer_task *k, int64_t s) {
     const frnn_call *call = k->plan->call;
-    if (call->mask || !call->dy || (!call->sequences && s < call->T - 1)) return NULL;
+    if (!call->dy || (!call->sequences && s < call->T - 1)) return NULL;
     return (const REAL *)call->dy + output_row(k, 0, s);
 }
 
@@ -295,25 +304,23 @@ INLINE void rows_fetch(const layer_task *k, const REAL *slots, const REAL *h, co
     if (dy && next < k->n) __builtin_prefetch(dy + next * outputs_apart(p) + u);
 }
 
-/* With a mask. At a valid row of step s: dh += what reaches its outputs, dy, and what later masked steps, whose outputs
- * repeat this one, passed back. At a masked row dy is passed back further, or lost where such outputs are zero; and the
- * gradients of the slots are zero. */
-static void masked_back(const layer_task *k, int64_t s, REAL *dslots) {
+/* With a mask, before step s, whose gradients of outputs begin at dy. At a masked row they are passed back, since its
+ * outputs repeat those before, or lost where such outputs are zero; and the gradients of the slots are zero. The valid
+ * row before masked ones takes what they passed back. */
+static void masked_back(const layer_task *k, int64_t s, const REAL *dy, REAL *dslots) {
     const layer_plan *p = k->plan;
-    const frnn_call *call = p->call;
-    const int64_t H = p->H, N = k->u1 - k->u0, time = time_of(p, s),
-                  seen = call->dy && (call->sequences || s == p->T - 1);
-    for (int64_t b = 0; b < k->n; b++) {
-        const REAL *dy = seen ? (const REAL *)call->dy + output_row(k, b, s) + k->u0 : NULL;
-        REAL *dh = k->dh + b * H + k->u0, *carry = k->dy_carry + b * H + k->u0;
-        if (!is_masked(k, b, time)) {
-            if (dy) row_add(dh, dy, N);
-            row_add(dh, carry, N);
+    const int64_t H = p->H, T = p->T, N = k->u1 - k->u0, passed = !p->call->zero_masked, y_apart = outputs_apart(p);
+    const uint8_t *mask = p->call->mask + k->b0 * T + time_of(p, s);
+    const int64_t later = s + 1 == T ? 0 : time_of(p, s + 1) - time_of(p, s);
+    for (int64_t b = 0; b < k->n; b++, mask += T) {
+        REAL *carry = k->dy_carry + b * H + k->u0;
+        if (!*mask) {
+            if (dy && passed) row_add(carry, dy + b * y_apart + k->u0, N);
+            for (int g = 0; g < 4; g++) row_zero(dslots + b * p->lds + g * H + k->u0, N);
+        } else if (passed && !mask[later]) { /* at the last step there is no later one, and this one is valid */
+            row_add(k->dh + b * H + k->u0, carry, N);
             row_zero(carry, N);
-            continue;
         }
-        if (dy && !call->zero_masked) row_add(carry, dy, N);
-        for (int g = 0; g < 4; g++) row_zero(dslots + b * p->lds + g * H + k->u0, N);
     }
 }
 

@@ -48,7 +48,8 @@ typedef struct {
     gates_product W, U; /* each tile sets its rows of A */
     int w_too;          /* W's product comes with U's */
     gates_function *multiply;
-    int64_t most;     /* rows of a tile */
+    gates_two_function *multiply_two; /* of two vectors of units at once, or NULL */
+    int64_t most;                     /* rows of a tile */
     const REAL *last; /* what the last vector of a GRU's tile begins from: q's bias, or the candidate's; or NULL */
     const REAL *x;    /* what W sees, if its product comes here */
     const REAL *from; /* what the slots that W sees begin from: bias, or what is their own or their word's already */
@@ -61,6 +62,9 @@ typedef struct {
     slots_ahead ahead; /* what of W's product comes with U's, for later steps of the block */
 } forward_steps;
 
+/* Whether tiles come two by two: a constant in narrow layers, which have no second vector. */
+INLINE int tiles_in_twos(const forward_steps *w) { return !NARROW && w->multiply_two; }
+
 /* Whether outputs are written as they are computed. */
 INLINE int outputs_at_once(const layer_plan *p) { return !p->call->mask && !outputs_by_block(p); }
 
@@ -70,8 +74,14 @@ static forward_steps steps_begin(const layer_task *k) {
     const int candidate = p->w_by_step && p->u_slot;
     forward_steps w = {.w_too = p->w_by_step, .most = gate_tile_rows(p->u_gates + candidate)};
     w.W.K = p->I, w.W.a_stride = p->x_groups > 1 ? p->x_group_reals : 0, w.W.packed = p->W;
-    w.U.K = starts_from_zero(p, 0) ? 0 : p->H, w.U.a_stride = p->h_masked ? k->n * p->H : 0, w.U.packed = p->U;
+    w.U.K = starts_from_zero(p, 0) ? 0 : p->H, w.U.a_stride = p->h_masked && !p->masked_in_tile ? k->n * p->H : 0,
+    w.U.packed = p->U;
+    if (p->masked_in_tile) w.U.mask[0] = w.U.mask[1] = k->h_block; /* each tile sets its rows */
     w.multiply = gates_choose(p->u_gates, p->w_by_step ? &w.W : NULL, &w.U, p->far);
+    if (p->h_masked && !p->w_by_step) {
+        w.multiply_two = gates_choose_two(p->u_gates);
+        w.most = gate_tile_rows(4);
+    }
     if (candidate)
         w.last = p->bias;
     else if (p->u_gates == 3)
@@ -120,7 +130,7 @@ static void inputs_multiply(const layer_task *k, forward_steps *w, int64_t s0, i
 /* Before step s, and after it. */
 INLINE void step_begin(const layer_task *k, forward_steps *w, int64_t s) {
     const layer_plan *p = k->plan;
-    w->next_masked = p->h_masked && s + 1 < p->T;
+    w->next_masked = p->h_masked && !p->masked_in_tile && s + 1 < p->T;
     if (ahead_left(&w->ahead)) ahead_catch_up(k, &w->ahead, s);
     /* without sequences only the last step's outputs are ever seen */
     if (s == p->T - 1 && !p->call->sequences && outputs_at_once(p)) w->y = (REAL *)p->call->y + output_row(k, 0, s);
@@ -150,7 +160,7 @@ INLINE void slots_fetch(const layer_task *k, int64_t b, int64_t s, int64_t u) {
 /* The states that U sees at step s as it sees them: under the masks of its gates where there are some. */
 INLINE const REAL *states_seen(const layer_task *k, int64_t s, const REAL *h) {
     const layer_plan *p = k->plan;
-    return p->h_masked ? k->h_block + (s & 1) * p->u_gates * k->n * p->H : h;
+    return p->h_masked && !p->masked_in_tile ? k->h_block + (s & 1) * p->u_gates * k->n * p->H : h;
 }
 
 /* Makes what states_seen gives after step s: for units u of row b, from its new states. */
@@ -162,6 +172,18 @@ INLINE void state_ready(const layer_task *k, const forward_steps *w, int64_t s, 
     const REAL *mask = state_mask(k, b, 0) + u;
     REAL *to = k->h_block + ((s + 1) & 1) * p->u_gates * nH + b * H + u;
     for (int g = 0; g < p->u_gates; g++, mask += p->B * H, to += nH) vstore_n(to, h * vload_n(mask, part), part);
+}
+
+/* Before the first step. In narrow layers masks are laid out as tiles read them, zero beyond a row's units. */
+static void states_begin(const layer_task *k, const REAL *h) {
+    const layer_plan *p = k->plan;
+    if (p->h_masked && !p->masked_in_tile) states_mask(k, 1, h, k->h_block);
+    if (!p->masked_in_tile) return;
+    REAL *to = k->h_block;
+    for (int g0 = 0; g0 < p->u_gates; g0 += 2)
+        for (int64_t b = 0; b < k->n; b++)
+            for (int g = g0; g < g0 + 2 && g < p->u_gates; g++, to += LANES)
+                vstore(to, vload_n(state_mask(k, b, g), (int)p->H));
 }
 
 INLINE void states_ready(const layer_task *k, const forward_steps *w, int64_t s, int64_t b, int64_t u, wreal two,
@@ -189,6 +211,10 @@ INLINE void tile_begin(const layer_task *k, forward_steps *w, const REAL *seen, 
         for (int64_t r = 0; r < rows; r++) slots_fetch(k, b0 + r, s, u);
     if (w->w_too) rows_begin(w->W.A, rows, w->x + b0 * w->x_apart, w->x_apart);
     rows_begin(w->U.A, rows, seen + b0 * p->H, p->H);
+    if (p->masked_in_tile) {
+        w->U.mask[0] = k->h_block + b0 * 2 * LANES;
+        w->U.mask[1] = k->h_block + (k->n * 2 + b0 * (p->u_gates - 2)) * LANES;
+    }
     if (p->by_word)
         for (int64_t r = 0; r < rows; r++) {
             from[r] = w->from + word_at(p->call, w->place + (b0 + r) * p->T) * w->from_apart + slot;
@@ -199,38 +225,49 @@ INLINE void tile_begin(const layer_task *k, forward_steps *w, const REAL *seen, 
 }
 
 /* Slots of U's gates for all owned units and rows of step s, tile by tile, in `pre` (rows, 4 LANES), and after them
- * that of the candidate of a GRU if W's product comes here too. For each tile calls tile(b0, rows, u, part, pre,
- * from): its first row and how many, the first unit and how many, its rows' slots with U's part, and where W's part of
- * the first slot that U sees is read from. A last vector that is not whole also reads the next gate's first slots,
- * which another member may be writing: what comes of them is never stored. Every other step goes through the units from
- * the last to the first, so that it begins with the weights that are still in a cache. */
+ * that of the candidate of a GRU if W's product comes here too. For each tile, of which there may be two beside each
+ * other at once, calls tile(b0, rows, u, part, pre, from): its first row and how many, the first unit and how many, its
+ * rows' slots with U's part, and where W's part of the first slot that U sees is read from. A last vector that is not
+ * whole also reads the next gate's first slots, which another member may be writing: what comes of them is never
+ * stored. Every other step goes through the units from the last to the first, so that it begins with the weights that
+ * are still in a cache. */
 #define FOR_TILES(k, w, s, h, tile)                                                                                    \
     do {                                                                                                               \
         const layer_plan *p_ = (k)->plan;                                                                              \
         const REAL *seen_ = states_seen(k, s, h);                                                                      \
-        const int64_t vectors_ = ((k)->u1 - (k)->u0 + LANES - 1) / LANES;                                              \
-        REAL pre_[GATE_ROWS * 4 * LANES];                                                                              \
+        const int64_t units_ = tiles_in_twos(w) ? 2 * LANES : LANES,                                                   \
+                      strips_ = ((k)->u1 - (k)->u0 + units_ - 1) / units_;                                             \
+        REAL pre_[2 * TILE_REALS];                                                                                     \
         const REAL *from_[GATE_ROWS];                                                                                  \
-        for (int64_t v_ = 0; v_ < vectors_; v_++) {                                                                    \
-            const int64_t on_ = (s) & 1 ? -LANES : LANES;                                                              \
-            const int64_t u = (k)->u0 + ((s) & 1 ? vectors_ - 1 : 0) * LANES + v_ * on_;                               \
+        for (int64_t v_ = 0; v_ < strips_; v_++) {                                                                     \
+            const int64_t on_ = (s) & 1 ? -units_ : units_;                                                            \
+            const int64_t u_ = (k)->u0 + ((s) & 1 ? strips_ - 1 : 0) * units_ + v_ * on_;                              \
+            const int tiles_ = (k)->u1 - u_ > LANES ? (int)(units_ / LANES) : 1;                                       \
             if (p_->far)                                                                                               \
-                gates_fetch(&(w)->U, p_->u_gates, u + on_,                                                             \
-                            v_ + 1 < vectors_ ? ((k)->n + (w)->most - 1) / (w)->most : 0);                             \
-            const int left_ = (int)smaller(LANES, (k)->u1 - u);                                                        \
+                gates_fetch(&(w)->U, p_->u_gates, u_ + on_,                                                            \
+                            v_ + 1 < strips_ ? ((k)->n + (w)->most - 1) / (w)->most : 0);                              \
             for (int64_t b0_ = 0, rows_; b0_ < (k)->n; b0_ += rows_) {                                                 \
+                const REAL *last_ = (w)->last ? (w)->last + u_ : NULL;                                                 \
                 rows_ = deal_rows((k)->n - b0_, (w)->most);                                                            \
-                tile_begin(k, w, seen_, s, b0_, rows_, u, from_);                                                      \
+                tile_begin(k, w, seen_, s, b0_, rows_, u_, from_);                                                     \
                 if (ahead_left(&(w)->ahead))                                                                           \
-                    ahead_tile(k, &(w)->ahead, &(w)->U, u, from_[0], (w)->last ? (w)->last + u : NULL, pre_);          \
+                    ahead_tile(k, &(w)->ahead, &(w)->U, u_, from_[0], last_, pre_);                                    \
+                else if (tiles_ == 2)                                                                                  \
+                    (w)->multiply_two(&(w)->U, u_, (int)rows_, from_, p_->H, last_, pre_, TILE_REALS);                 \
                 else                                                                                                   \
-                    (w)->multiply((w)->w_too ? &(w)->W : NULL, &(w)->U, u, (int)rows_, from_, p_->H,                   \
-                                  (w)->last ? (w)->last + u : NULL, pre_, 4 * LANES, LANES);                           \
+                    (w)->multiply((w)->w_too ? &(w)->W : NULL, &(w)->U, u_, (int)rows_, from_, p_->H, last_, pre_,     \
+                                  4 * LANES, LANES);                                                                   \
                 if (p_->far) (w)->U.next += (w)->U.K * (w)->U.next_step;                                               \
-                if (left_ == LANES)                                                                                    \
-                    tile(b0_, rows_, u, LANES, pre_, from_);                                                           \
-                else                                                                                                   \
-                    tile(b0_, rows_, u, left_, pre_, from_);                                                           \
+                for (int t_ = 0; t_ < tiles_; t_++) {                                                                  \
+                    REAL *const tile_ = pre_ + t_ * TILE_REALS;                                                        \
+                    const int64_t u = u_ + t_ * LANES;                                                                 \
+                    const int left_ = (int)smaller(LANES, (k)->u1 - u);                                                \
+                    for (int64_t r_ = 0; t_ && r_ < rows_; r_++) from_[r_] += LANES;                                   \
+                    if (left_ == LANES)                                                                                \
+                        tile(b0_, rows_, u, LANES, tile_, from_);                                                      \
+                    else                                                                                               \
+                        tile(b0_, rows_, u, left_, tile_, from_);                                                      \
+                }                                                                                                      \
             }                                                                                                          \
         }                                                                                                              \
     } while (0)
@@ -239,7 +276,11 @@ INLINE void tile_begin(const layer_task *k, forward_steps *w, const REAL *seen, 
 INLINE REAL *tile_row(REAL *pre, int64_t r) { return pre + r * 4 * LANES; }
 
 /* How many rows of a tile are done two by two, in wide vectors of which one row of a narrow layer fills half: forward
- * with 8 units is 5 to 7 % shorter (Zen 5). Rows that a mask may skip are done alone. */
-INLINE int64_t rows_in_twos(const forward_steps *w, int64_t rows) { return NARROW && !w->mask ? rows / 2 * 2 : 0; }
+ * with 8 units is 5 to 7 % shorter (Zen 5). */
+INLINE int64_t rows_in_twos(int64_t rows) { return NARROW ? rows / 2 * 2 : 0; }
+/* Of row b and the next: bit 0 where the one is masked, bit 1 where the other is. */
+INLINE int two_masked(const layer_task *k, const forward_steps *w, int64_t b) {
+    return row_masked(k, w, b) + 2 * row_masked(k, w, b + 1);
+}
 
 #endif

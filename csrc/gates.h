@@ -17,6 +17,12 @@
 enum { GATE_ROWS = NARROW ? 8 : 6 };
 INLINE int gate_tile_rows(const int vectors) { return REGISTERS == 32 ? GATE_ROWS : ACCUMULATORS / vectors; }
 
+/* The cases of a switch over a tile's rows; above GATE_ROWS they are empty. */
+#define UP_TO_GATE_ROWS(CASE) CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8)
+
+/* The slots of a tile. */
+enum { TILE_REALS = GATE_ROWS * 4 * LANES };
+
 /* -- packing --------------------------------------------------------------------------------------------------------
  */
 
@@ -80,10 +86,12 @@ static void gates_pack_transposed(int64_t H, int gates, int first, int all, cons
 /* One of two products that are summed: the weights, packed by gates_pack, and the rows of A for a tile. Each next
  * gate's row is a_stride further on, the same for all where that is zero. What each tile has fetched into the
  * second-level cache meanwhile begins at `next` and is `next_step` bytes further on with each k, nothing where that is
- * zero. */
+ * zero. Where `mask` is given, in narrow layers, each gate sees A, of at most LANES numbers, times a mask of its own:
+ * those of the first two gates are side by side, (rows, 2 LANES) for a tile, and those of the others, (rows, 2 LANES)
+ * or (rows, LANES). */
 typedef struct {
     int64_t K, a_stride;
-    const REAL *packed;
+    const REAL *packed, *mask[2];
     const char *next;
     int64_t next_step;
     const REAL *A[GATE_ROWS];
@@ -139,7 +147,64 @@ INLINE void gates_add_spread(const int rows, const gates_product *p, int64_t u, 
     }
 }
 
-/* gates_tile for pairs of such gates; W's may see the same numbers. */
+/* sums += (mask A) B for pair v of so many gates. A row's numbers are masked for both gates at once and stay in a
+ * register: nobody has to write them for each gate before. */
+INLINE void pair_add_masked_of(const int rows, const int K, const gates_product *p, const int v, const int gates,
+                               wreal sums[GATE_ROWS]) {
+    const REAL *B = p->packed + v * WIDE_LANES;
+    wreal a[GATE_ROWS];
+    UNROLL
+    for (int r = 0; r < rows; r++)
+        a[r] = (K == LANES ? wload_twice(p->A[r]) : wload_two(p->A[r], 0, K)) * wload(p->mask[v] + r * WIDE_LANES);
+    UNROLL
+    for (int k = 0; k < LANES; k++, B += gates * LANES) {
+        if (k == K) break;
+        const wreal b = wload(B);
+        UNROLL
+        for (int r = 0; r < rows; r++) sums[r] = wfma(wspread_two(a[r], k), b, sums[r]);
+    }
+}
+INLINE void pair_add_masked(const int rows, const gates_product *p, const int v, const int gates,
+                            wreal sums[GATE_ROWS]) {
+    if (p->K == LANES)
+        pair_add_masked_of(rows, LANES, p, v, gates, sums);
+    else
+        pair_add_masked_of(rows, (int)p->K, p, v, gates, sums);
+}
+
+/* The same for the third of three gates, which is alone: two rows in a wide vector, where the last of an odd number is
+ * twice. */
+INLINE void third_add_masked_of(const int rows, const int K, const gates_product *p, vreal sums[GATE_ROWS]) {
+    const REAL *B = p->packed + 2 * LANES, *mask = p->mask[1];
+    wreal a[GATE_ROWS], two[GATE_ROWS];
+    UNROLL
+    for (int r = 0; r < rows; r += 2) {
+        const int next = r + 1 < rows ? r + 1 : r;
+        a[r] = wjoin(vload_n(p->A[r], K), vload_n(p->A[next], K)) *
+               wjoin(vload(mask + r * LANES), vload(mask + next * LANES));
+        two[r] = wjoin(sums[r], sums[next]);
+    }
+    UNROLL
+    for (int k = 0; k < LANES; k++, B += 3 * LANES) {
+        if (k == K) break;
+        const wreal b = wload_twice(B);
+        UNROLL
+        for (int r = 0; r < rows; r += 2) two[r] = wfma(wspread_two(a[r], k), b, two[r]);
+    }
+    UNROLL
+    for (int r = 0; r < rows; r += 2) {
+        sums[r] = wlower(two[r]);
+        if (r + 1 < rows) sums[r + 1] = wupper(two[r]);
+    }
+}
+INLINE void third_add_masked(const int rows, const gates_product *p, vreal sums[GATE_ROWS]) {
+    if (p->K == LANES)
+        third_add_masked_of(rows, LANES, p, sums);
+    else
+        third_add_masked_of(rows, (int)p->K, p, sums);
+}
+
+/* gates_tile for pairs of such gates; W's may see the same numbers, and U's too. */
 INLINE void gates_tile_spread(const int rows, const int w_gates, const int w_per_gate, const gates_product *W,
                               const gates_product *U, int64_t u, const REAL *const *from, int64_t from_stride, REAL *C,
                               int64_t ldc, int64_t c_stride) {
@@ -151,11 +216,16 @@ INLINE void gates_tile_spread(const int rows, const int w_gates, const int w_per
     }
     if (w_gates && w_per_gate) gates_add_spread(rows, W, u, acc);
     if (w_gates && !w_per_gate) wgates_add(rows, 2, 0, 0, 0, 2, W, u, acc);
-    gates_add_spread(rows, U, u, acc);
+    if (!U->mask[0] && w_gates) wgates_add(rows, 2, 0, 0, 0, 2, U, u, acc);
+    if (!U->mask[0] && !w_gates) gates_add_spread(rows, U, u, acc);
     UNROLL
-    for (int r = 0; r < rows; r++) {
+    for (int v = 0; v < 2; v++) {
+        wreal sums[GATE_ROWS];
         UNROLL
-        for (int v = 0; v < 2; v++) wstore(C + r * ldc + 2 * v * c_stride, acc[r][v]);
+        for (int r = 0; r < rows; r++) sums[r] = acc[r][v];
+        if (U->mask[0]) pair_add_masked(rows, U, v, 4, sums);
+        UNROLL
+        for (int r = 0; r < rows; r++) wstore(C + r * ldc + 2 * v * c_stride, sums[r]);
     }
 }
 
@@ -203,11 +273,23 @@ INLINE void gates_add_pair(const int rows, const int gates, const int pair_first
     }
 }
 
-/* gates_tile for a GRU in a pair. Where each of U's gates sees numbers of its own, U's product is split. */
+/* The same where each gate sees numbers of its own, as they lie: then narrow vectors are multiplied. Vectors are the
+ * pair's and one more, and gate g adds to number g + turn. */
+INLINE void gates_add_alone(const int rows, const int gates, const int turn, const gates_product *p, int64_t u,
+                            wreal pair[GATE_ROWS], vreal alone[GATE_ROWS]) {
+    vreal acc[GATE_ROWS][4];
+    UNROLL
+    for (int r = 0; r < rows; r++) acc[r][0] = wlower(pair[r]), acc[r][1] = wupper(pair[r]), acc[r][2] = alone[r];
+    vgates_add(rows, gates, 1, 0, turn, 3, p, u, acc);
+    UNROLL
+    for (int r = 0; r < rows; r++) pair[r] = wjoin(acc[r][0], acc[r][1]), alone[r] = acc[r][2];
+}
+
+/* gates_tile for a GRU in a pair. */
 INLINE void gates_tile_pair(const int rows, const int vectors, const int w_gates, const int u_gates,
-                            const int u_per_gate, const gates_product *W, const gates_product *U, int64_t u,
-                            const REAL *const *from, int64_t from_stride, const REAL *last, REAL *C, int64_t ldc,
-                            int64_t c_stride) {
+                            const int w_per_gate, const int u_per_gate, const gates_product *W, const gates_product *U,
+                            int64_t u, const REAL *const *from, int64_t from_stride, const REAL *last, REAL *C,
+                            int64_t ldc, int64_t c_stride) {
     wreal pair[GATE_ROWS];
     vreal alone[2][GATE_ROWS]; /* the vectors after the pair */
     UNROLL
@@ -217,17 +299,15 @@ INLINE void gates_tile_pair(const int rows, const int vectors, const int w_gates
         for (int v = 2; v < vectors; v++)
             alone[v - 2][r] = vload(v == vectors - 1 && last ? last : from[r] + v * from_stride);
     }
-    if (w_gates) gates_add_pair(rows, w_gates, 0, W, u, pair, alone[vectors - 3]);
-    if (!u_per_gate) {
-        gates_add_pair(rows, u_gates, 1, U, u, pair, alone[0]);
+    if (w_gates && w_per_gate) gates_add_alone(rows, w_gates, 2, W, u, pair, alone[vectors - 3]);
+    if (w_gates && !w_per_gate) gates_add_pair(rows, w_gates, 0, W, u, pair, alone[vectors - 3]);
+    if (u_per_gate && U->mask[0]) {
+        pair_add_masked(rows, U, 0, u_gates, pair);
+        if (u_gates == 3) third_add_masked(rows, U, alone[0]);
+    } else if (u_per_gate && !w_gates) {
+        gates_add_alone(rows, u_gates, 0, U, u, pair, alone[0]);
     } else {
-        vreal acc[GATE_ROWS][4];
-        UNROLL
-        for (int r = 0; r < rows; r++)
-            acc[r][0] = wlower(pair[r]), acc[r][1] = wupper(pair[r]), acc[r][2] = alone[0][r];
-        vgates_add(rows, u_gates, 1, 0, 0, 4, U, u, acc);
-        UNROLL
-        for (int r = 0; r < rows; r++) pair[r] = wjoin(acc[r][0], acc[r][1]), alone[0][r] = acc[r][2];
+        gates_add_pair(rows, u_gates, 1, U, u, pair, alone[0]);
     }
     UNROLL
     for (int r = 0; r < rows; r++) {
@@ -251,9 +331,9 @@ typedef void gates_function(const gates_product *W, const gates_product *U, int6
             wgates_tile(n, 2, w_gates / 2, 2, 0, 0, 0, W, U, u, from, from_stride, NULL, C, ldc, c_stride);            \
         else if (in_pairs(w_gates) && !w_per_gate)                                                                     \
             gates_tile_split(n, W, U, u, from, from_stride, C, ldc, c_stride);                                         \
-        else if (in_a_pair(u_gates) && !w_per_gate && (w_gates || !u_per_gate))                                        \
-            gates_tile_pair(n, vectors, w_gates, u_gates, u_per_gate, W, U, u, from, from_stride, last, C, ldc,        \
-                            c_stride);                                                                                 \
+        else if (in_a_pair(u_gates))                                                                                   \
+            gates_tile_pair(n, vectors, w_gates, u_gates, w_per_gate, u_per_gate, W, U, u, from, from_stride, last, C, \
+                            ldc, c_stride);                                                                            \
         else                                                                                                           \
             vgates_tile(n, vectors, w_gates, u_gates, w_per_gate, u_per_gate, far, W, U, u, from, from_stride, last,   \
                         C, ldc, c_stride);                                                                             \
@@ -262,16 +342,7 @@ INLINE void gates_tiles(const int vectors, const int w_gates, const int u_gates,
                         const int u_per_gate, const int far, const int split, const gates_product *W,
                         const gates_product *U, int64_t u, int rows, const REAL *const *from, int64_t from_stride,
                         const REAL *last, REAL *C, int64_t ldc, int64_t c_stride) {
-    switch (rows) {
-        GATES_CASE(1)
-        GATES_CASE(2)
-        GATES_CASE(3)
-        GATES_CASE(4)
-        GATES_CASE(5)
-        GATES_CASE(6)
-        GATES_CASE(7)
-        GATES_CASE(8)
-    }
+    switch (rows) { UP_TO_GATE_ROWS(GATES_CASE) }
 }
 #undef GATES_CASE
 
@@ -306,6 +377,86 @@ GATES_FUNCTION(gates_w4_u4_both_split, 4, 4, 4, 1, 1, 0, 1)
 #endif
 #undef GATES_FUNCTION
 
+/* -- tiles of two vectors of units ----------------------------------------------------------------------------------
+ * Where each gate sees numbers of its own, a tile of one vector of units reads a number of A for every multiply-add:
+ * more than the ports give, and on Intel, where such an operand has an index, as many instructions again. Two vectors
+ * of units beside each other, two gates at a time, share a number of A. */
+
+/* C = start + U's product of two vectors of units from u on, of the second one `next` after that of the first; the
+ * rest as in gates_tile. */
+INLINE void gates_tile_two(const int rows, const int gates, const gates_product *U, int64_t u, const REAL *const *from,
+                           int64_t from_stride, const REAL *last, REAL *C, int64_t next) {
+    const int64_t panel = U->K * gates * LANES;
+    UNROLL
+    for (int g0 = 0; g0 < gates; g0 += 2) {
+        const int end = g0 + 2 < gates ? g0 + 2 : gates;
+        const REAL *B = U->packed + u / LANES * panel;
+        vreal acc[GATE_ROWS][2][2];
+        UNROLL
+        for (int r = 0; r < rows; r++) {
+            UNROLL
+            for (int g = g0; g < end; g++) {
+                const REAL *begin = g == gates - 1 && last ? last : from[r] + g * from_stride;
+                acc[r][g - g0][0] = vload(begin), acc[r][g - g0][1] = vload(begin + LANES);
+            }
+        }
+        for (int64_t k = 0; k < U->K; k++, B += gates * LANES) {
+            vreal b[2][2];
+            UNROLL
+            for (int g = g0; g < end; g++)
+                b[g - g0][0] = vload(B + g * LANES), b[g - g0][1] = vload(B + panel + g * LANES);
+            UNROLL
+            for (int r = 0; r < rows; r++) {
+                UNROLL
+                for (int g = g0; g < end; g++) {
+                    const vreal a = vset(U->A[r][k + g * U->a_stride]);
+                    acc[r][g - g0][0] = vfma(a, b[g - g0][0], acc[r][g - g0][0]);
+                    acc[r][g - g0][1] = vfma(a, b[g - g0][1], acc[r][g - g0][1]);
+                }
+            }
+        }
+        UNROLL
+        for (int r = 0; r < rows; r++) {
+            UNROLL
+            for (int g = g0; g < end; g++) {
+                vstore(C + (r * 4 + g) * LANES, acc[r][g - g0][0]);
+                vstore(C + (r * 4 + g) * LANES + next, acc[r][g - g0][1]);
+            }
+        }
+    }
+}
+
+/* At most gate_tile_rows(4) rows. */
+typedef void gates_two_function(const gates_product *U, int64_t u, int rows, const REAL *const *from,
+                                int64_t from_stride, const REAL *last, REAL *C, int64_t next);
+
+#define GATES_CASE(n)                                                                                                  \
+    case n:                                                                                                            \
+        if (n <= gate_tile_rows(4)) gates_tile_two(n, gates, U, u, from, from_stride, last, C, next);                  \
+        break;
+INLINE void gates_tiles_two(const int gates, const gates_product *U, int64_t u, int rows, const REAL *const *from,
+                            int64_t from_stride, const REAL *last, REAL *C, int64_t next) {
+    switch (rows) { UP_TO_GATE_ROWS(GATES_CASE) }
+}
+#undef GATES_CASE
+
+#define GATES_TWO_FUNCTION(name, gates)                                                                                \
+    NOINLINE void name(const gates_product *U, int64_t u, int rows, const REAL *const *from, int64_t from_stride,      \
+                       const REAL *last, REAL *C, int64_t next) {                                                      \
+        gates_tiles_two(gates, U, u, rows, from, from_stride, last, C, next);                                          \
+    }
+#if WIDE_BYTES == VECTOR_BYTES
+GATES_TWO_FUNCTION(gates_two_u4, 4)
+GATES_TWO_FUNCTION(gates_two_u3, 3)
+GATES_TWO_FUNCTION(gates_two_u2, 2)
+static gates_two_function *gates_choose_two(int gates) {
+    return gates == 4 ? gates_two_u4 : gates == 3 ? gates_two_u3 : gates_two_u2;
+}
+#else /* narrow layers have no second vector */
+static gates_two_function *gates_choose_two(int gates) { return (void)gates, NULL; }
+#endif
+#undef GATES_TWO_FUNCTION
+
 /* The function for tiles of so many of U's gates alone; or, where W is given, of W's too: with those of a GRU, for
  * which there is one more vector then. By what is masked per gate, or whether weights are fetched ahead. Chosen once
  * for all tiles: a GRU of 8 units takes a tenth longer for one row where each tile chooses. */
@@ -320,8 +471,9 @@ static gates_function *gates_choose(int gates, const gates_product *W, const gat
     if (gates == 4 && frnn_wide_is_halved && (U->a_stride || (W && W->a_stride)))
         return !W ? gates_u4_split : W->a_stride ? gates_w4_u4_both_split : gates_w4_u4_split;
 #endif
-    if (W) return both[gates - 2][W->a_stride ? 2 : U->a_stride ? 1 : 0];
-    return alone[gates - 2][U->a_stride ? 1 : far ? 2 : 0];
+    const int per_gate = U->a_stride || U->mask[0];
+    if (W) return both[gates - 2][W->a_stride ? 2 : per_gate];
+    return alone[gates - 2][per_gate ? 1 : far ? 2 : 0];
 }
 
 #endif

@@ -37,7 +37,7 @@ INLINE vreal gru_unit_output(const REAL *pre, REAL *slots, const REAL *h_before,
     return out;
 }
 
-/* Both for two rows of a tile. */
+/* Both for two rows of a tile, `masked` as two_masked gives it. */
 INLINE void gru_two_gates(REAL *pre, const REAL *source, const REAL *next_source, REAL *slots, int64_t S, int64_t H,
                           const int part) {
     const wreal z_r = wsigmoid_scaled(wload(pre)), z_r_next = wsigmoid_scaled(wload(pre + 4 * LANES));
@@ -48,9 +48,11 @@ INLINE void gru_two_gates(REAL *pre, const REAL *source, const REAL *next_source
     wstore(pre + 2 * LANES, wfma(r, q, wjoin(vload_n(source, part), vload_n(next_source, part))));
 }
 INLINE wreal gru_two_outputs(const REAL *pre, REAL *slots, int64_t S, const REAL *h_before, REAL *h, int64_t H,
-                             const int part) {
+                             int masked, const int part) {
     const wreal candidate = wtanh(wload(pre + 2 * LANES)), z = wload(pre);
-    const wreal out = wfma(z, wload_two(h_before, H, part) - candidate, candidate);
+    wreal out = wfma(z, wload_two(h_before, H, part) - candidate, candidate);
+    /* out of the way of those that are not: 2 to 3 % of forward without a mask */
+    if (__builtin_expect(masked, 0)) out = wkeep(masked, wload_two(h_before, H, part), out);
     if (slots) wstore_twos(slots, S, H, candidate, z, part);
     wstore_two(h, H, out, part);
     return out;
@@ -66,15 +68,17 @@ INLINE const REAL *candidate_source(const forward_steps *w, const layer_plan *p,
 INLINE void gru_tile(const layer_task *k, const forward_steps *w, int64_t s, int64_t b0, int64_t rows, int64_t u,
                      REAL *pre, const REAL *const *from, REAL *slots, const REAL *h_before, REAL *h, const int part) {
     const layer_plan *p = k->plan;
-    const int64_t H = p->H, S = p->S, twos = rows_in_twos(w, rows);
-    const int training = p->call->reserve != NULL;
+    const int64_t H = p->H, S = p->S, twos = rows_in_twos(rows);
+    const int training = p->call->reserve != NULL, masks = w->mask != NULL;
 #define SLOTS(r) (training ? slots + (r) * S : NULL)
+#define MASKED(r) (masks ? two_masked(k, w, b0 + (r)) : 0)
 #define SOURCE(r) candidate_source(w, p, pre, from, r)
     for (int64_t r = 0; r < twos; r += 2)
         gru_two_gates(tile_row(pre, r), SOURCE(r), SOURCE(r + 1), SLOTS(r), S, H, part);
     for (int64_t r = twos; r < rows; r++) gru_unit_gates(tile_row(pre, r), SOURCE(r), SLOTS(r), H, part);
     for (int64_t r = 0; r < twos; r += 2) {
-        const wreal two = gru_two_outputs(tile_row(pre, r), SLOTS(r), S, h_before + r * H, h + r * H, H, part);
+        const wreal two =
+            gru_two_outputs(tile_row(pre, r), SLOTS(r), S, h_before + r * H, h + r * H, H, MASKED(r), part);
         states_ready(k, w, s, b0 + r, u, two, part);
     }
     for (int64_t r = twos; r < rows; r++) {
@@ -83,6 +87,7 @@ INLINE void gru_tile(const layer_task *k, const forward_steps *w, int64_t s, int
         state_ready(k, w, s, b0 + r, u, out, part);
     }
 #undef SLOTS
+#undef MASKED
 #undef SOURCE
 }
 
@@ -161,7 +166,7 @@ static void gru_forward_task(layer_plan *p, int64_t index, int64_t member, int64
     const int64_t training = call->reserve != NULL;
     REAL *h = training ? k.h : k.h_now;
     state_load(&k, h, call->h0);
-    if (p->h_masked) states_mask(&k, 1, h, k.h_block);
+    states_begin(&k, h);
     meet(&k);
     forward_steps w = steps_begin(&k);
     for (int64_t s0 = 0; s0 < p->T; s0 += p->block) {
@@ -214,7 +219,7 @@ static void gru_step_back(const layer_task *k, int64_t s, REAL *dslots) {
     const int reset_after = p->call->reset_after;
     const REAL *slots = k->slots + s * k->n * S, *h_before = k->h + s * k->n * H;
     const REAL *dy = dy_begin(k, s);
-    if (p->call->mask) masked_back(k, s, dslots);
+    if (p->call->mask) masked_back(k, s, dy, dslots);
 #define UNIT(row, u, part)                                                                                             \
     do {                                                                                                               \
         rows_fetch(k, slots, h_before, NULL, dy, row.b, u);                                                            \

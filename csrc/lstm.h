@@ -37,24 +37,26 @@ INLINE vreal lstm_unit_output(const REAL *pre, const REAL *h_before, REAL *h, RE
     return out;
 }
 
-/* Both for two rows of a tile: the vectors of gates, two side by side, become such of one gate in both rows. */
+/* Both for two rows of a tile, `masked` as two_masked gives it: the vectors of gates, two side by side, become such of
+ * one gate in both rows. */
 INLINE void lstm_two_cells(REAL *pre, REAL *slots, int64_t S, int64_t H, const REAL *c_before, REAL *c_after,
-                           const int part) {
+                           int masked, const int part) {
     const wreal i_f = wload(pre), g_o = wload(pre + 2 * LANES);
     const wreal i_f_next = wload(pre + 4 * LANES), g_o_next = wload(pre + 6 * LANES);
     const wreal i = wsigmoid_scaled(wlowers(i_f, i_f_next)), f = wsigmoid_scaled(wuppers(i_f, i_f_next));
     const wreal g = wtanh_scaled(wlowers(g_o, g_o_next)), o = wsigmoid_scaled(wuppers(g_o, g_o_next));
-    const wreal c = wfma(f, wload_two(c_before, H, part), i * g);
+    const wreal before = wload_two(c_before, H, part), c = wfma(f, before, i * g);
     if (slots) {
         wstore_twos(slots, S, H, i, f, part);
         wstore_twos(slots + 2 * H, S, H, g, o, part);
     }
-    wstore_two(c_after, H, c, part);
+    wstore_two(c_after, H, masked ? wkeep(masked, before, c) : c, part);
     wstore(pre, c);
     wstore(pre + 2 * LANES, o);
 }
-INLINE wreal lstm_two_outputs(const REAL *pre, int64_t H, REAL *h, const int part) {
-    const wreal out = wload(pre + 2 * LANES) * wtanh(wload(pre));
+INLINE wreal lstm_two_outputs(const REAL *pre, int64_t H, const REAL *h_before, REAL *h, int masked, const int part) {
+    wreal out = wload(pre + 2 * LANES) * wtanh(wload(pre));
+    if (masked) out = wkeep(masked, wload_two(h_before, H, part), out);
     wstore_two(h, H, out, part);
     return out;
 }
@@ -64,21 +66,25 @@ INLINE wreal lstm_two_outputs(const REAL *pre, int64_t H, REAL *h, const int par
 INLINE void lstm_tile(const layer_task *k, const forward_steps *w, int64_t s, int64_t b0, int64_t rows, int64_t u,
                       REAL *pre, REAL *slots, const REAL *h_before, const REAL *c_before, REAL *h, REAL *c,
                       const int part) {
-    const int64_t H = k->plan->H, S = k->plan->S, twos = rows_in_twos(w, rows);
-    const int training = k->plan->call->reserve != NULL;
+    const int64_t H = k->plan->H, S = k->plan->S, twos = rows_in_twos(rows);
+    const int training = k->plan->call->reserve != NULL, masks = w->mask != NULL;
 #define SLOTS(r) (training ? slots + (r) * S : NULL)
+#define MASKED(r) (masks ? two_masked(k, w, b0 + (r)) : 0)
     for (int64_t r = 0; r < twos; r += 2)
-        lstm_two_cells(tile_row(pre, r), SLOTS(r), S, H, c_before + r * H, c + r * H, part);
+        lstm_two_cells(tile_row(pre, r), SLOTS(r), S, H, c_before + r * H, c + r * H, MASKED(r), part);
     for (int64_t r = twos; r < rows; r++)
         lstm_unit_cell(tile_row(pre, r), SLOTS(r), H, c_before + r * H, c + r * H, row_masked(k, w, b0 + r), part);
-    for (int64_t r = 0; r < twos; r += 2)
-        states_ready(k, w, s, b0 + r, u, lstm_two_outputs(tile_row(pre, r), H, h + r * H, part), part);
+    for (int64_t r = 0; r < twos; r += 2) {
+        const wreal two = lstm_two_outputs(tile_row(pre, r), H, h_before + r * H, h + r * H, MASKED(r), part);
+        states_ready(k, w, s, b0 + r, u, two, part);
+    }
     for (int64_t r = twos; r < rows; r++) {
         const vreal out = lstm_unit_output(tile_row(pre, r), h_before + r * H, h + r * H, output_now(w, b0 + r, u),
                                            row_masked(k, w, b0 + r), part);
         state_ready(k, w, s, b0 + r, u, out, part);
     }
 #undef SLOTS
+#undef MASKED
 }
 
 static void lstm_step(const layer_task *k, forward_steps *w, int64_t s, REAL *slots, const REAL *h_before,
@@ -99,7 +105,7 @@ static void lstm_forward_task(layer_plan *p, int64_t index, int64_t member, int6
     REAL *h = training ? k.h : k.h_now, *c = training ? k.c : k.c_now;
     state_load(&k, h, call->h0);
     state_load(&k, c, call->c0);
-    if (p->h_masked) states_mask(&k, 1, h, k.h_block);
+    states_begin(&k, h);
     meet(&k);
     forward_steps w = steps_begin(&k);
     for (int64_t s0 = 0; s0 < p->T; s0 += p->block) {
@@ -144,7 +150,7 @@ static void lstm_step_back(const layer_task *k, int64_t s, REAL *dslots) {
     const REAL *slots = k->slots + s * k->n * S, *c_before = k->c + s * k->n * H, *c = c_before + k->n * H;
     const REAL *h = s == k->plan->T - 1 ? NULL : k->h + (s + 1) * k->n * H; /* the last is not kept */
     const REAL *dy = dy_begin(k, s);
-    if (k->plan->call->mask) masked_back(k, s, dslots);
+    if (k->plan->call->mask) masked_back(k, s, dy, dslots);
 #define UNIT(row, u, part)                                                                                             \
     do {                                                                                                               \
         rows_fetch(k, slots, h, c_before, dy, row.b, u);                                                               \

@@ -76,6 +76,7 @@ typedef struct {
     int gathered;          /* inputs are brought together in x_block */
     int64_t x_group_reals; /* what the inputs of a block take under one of them */
     int h_masked;
+    int masked_in_tile;       /* states are put under those masks where forward's tiles read them */
     int pack_by_task;         /* each task packs the weights for itself */
     int64_t threads, members; /* at most so many may work; on one task */
     frnn_flag *flags;         /* of the members, where they meet */
@@ -99,10 +100,10 @@ typedef struct {
 typedef struct {
     layer_plan *plan;
     int64_t member, members;
-    int64_t b0, n;                  /* first row of the batch, number of rows */
-    int64_t u0, u1, i0, i1;         /* the units, and the inputs, that this member owns */
-    REAL *x_block, *slots_block;    /* (x_groups or 1, block, n, ldx), (block, n, lds) */
-    REAL *h_block;                  /* states under recurrent dropout: (2 or 1, u_gates, 1 or block, n, H) */
+    int64_t b0, n;               /* first row of the batch, number of rows */
+    int64_t u0, u1, i0, i1;      /* the units, and the inputs, that this member owns */
+    REAL *x_block, *slots_block; /* (x_groups or 1, block, n, ldx), (block, n, lds) */
+    REAL *h_block; /* states under recurrent dropout: (2 or 1, u_gates, 1 or block, n, H); or its masks, see gates.h */
     REAL *h_now, *c_now;            /* inference's states: (1 + block or 2, n, H), (n, H) */
     REAL *dh, *dc, *dy_carry, *row; /* (n, H) */
     REAL *dW, *dU, *db; /* (I, GH), of several tasks in the order of the slots, (H, GH), (S) in that order */
@@ -207,7 +208,8 @@ static int64_t lay_out(layer_plan *p, REAL *m) {
     /* products read beyond the last row */
     p->slots_block = take(m, &at, block_rows * p->lds + 2 * WIDE_LANES);
     const int64_t masked_rows = !p->backward ? 2 * p->rows : in_twos(H) ? 0 : block_rows;
-    p->h_block = take(m, &at, p->h_masked ? masked_rows * p->u_gates * H : 0);
+    const int64_t masked_reals = p->masked_in_tile ? p->rows * LANES : masked_rows * H;
+    p->h_block = take(m, &at, p->h_masked ? masked_reals * p->u_gates : 0);
     if (p->backward) {
         p->row = take(m, &at, p->rows * H);
         p->dh = take(m, &at, p->rows * H);
@@ -302,6 +304,8 @@ static int plan_make(layer_plan *p, const frnn_call *call, int backward) {
     p->GH = p->gates * p->H;
     p->u_slot = lstm ? 0 : p->H;
     p->h_masked = call->h_masks > 0;
+    /* a Zen 4 multiplies an LSTM's gates one by one, see gates_tile_split: it reads the states as they are written */
+    p->masked_in_tile = NARROW && !backward && p->h_masked && !(lstm && frnn_wide_is_halved);
     p->x_groups = call->x_masks > 1 ? p->gates : 1;
     p->ldx = spread(p->I);
     p->lds = spread(p->S);
@@ -320,7 +324,8 @@ static int plan_make(layer_plan *p, const frnn_call *call, int backward) {
     p->block = deal_rows(p->T, larger(1, smaller(p->T, p->block)));
     p->gathered = call->x_masks > 0;
     p->by_word = call->ids && !call->x_masks;
-    p->w_by_step = !p->by_word && p->rows >= ROWS_BY_STEP && weights <= BY_STEP_REALS;
+    /* tiles of two vectors of units, for gates that see numbers of their own, are of U's product alone */
+    p->w_by_step = !p->by_word && p->rows >= ROWS_BY_STEP && weights <= BY_STEP_REALS && !(p->h_masked && p->H > LANES);
     p->x_group_reals = p->block * p->rows * p->ldx;
     p->threads = work < SMALL_WORK ? 1 : frnn_get_threads();
     const int64_t panels = (p->H + 2 * WIDE_LANES - 1) / (2 * WIDE_LANES);

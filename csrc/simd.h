@@ -181,6 +181,20 @@ INLINE wreal wload_apart(const REAL *p, int64_t apart) {
     return apart == LANES ? wload(p) : wjoin(vload(p), vload(p + apart));
 }
 
+/* v, but `kept` in the lower half where bit 0 of `halves` is set, in the upper one where bit 1 is. */
+#if WIDE_BYTES == VECTOR_BYTES
+INLINE wreal wkeep(int halves, wreal kept, wreal v) { return halves ? kept : v; }
+#else
+INLINE wreal wkeep(int halves, wreal kept, wreal v) {
+    const unsigned half = (1u << LANES) - 1, lanes = (halves & 1 ? half : 0) | (halves & 2 ? half << LANES : 0);
+#if REAL_BITS == 32
+    return _mm512_mask_mov_ps(v, (__mmask16)lanes, kept);
+#else
+    return _mm512_mask_mov_pd(v, (__mmask8)lanes, kept);
+#endif
+}
+#endif
+
 /* The first `part` lanes of a vector in each of two rows that are `apart`. */
 INLINE wreal wload_two(const REAL *p, int64_t apart, const int part) {
     return wjoin(vload_n(p, part), vload_n(p + apart, part));
