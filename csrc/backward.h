@@ -310,13 +310,14 @@ INLINE void rows_fetch(const layer_task *k, const REAL *slots, const REAL *h, co
 static void masked_back(const layer_task *k, int64_t s, const REAL *dy, REAL *dslots) {
     const layer_plan *p = k->plan;
     const int64_t H = p->H, T = p->T, N = k->u1 - k->u0, passed = !p->call->zero_masked, y_apart = outputs_apart(p);
+    const int all = N == H ? 4 : 1; /* gates that lie side by side */
     const uint8_t *mask = p->call->mask + k->b0 * T + time_of(p, s);
     const int64_t later = s + 1 == T ? 0 : time_of(p, s + 1) - time_of(p, s);
     for (int64_t b = 0; b < k->n; b++, mask += T) {
         REAL *carry = k->dy_carry + b * H + k->u0;
         if (!*mask) {
             if (dy && passed) row_add(carry, dy + b * y_apart + k->u0, N);
-            for (int g = 0; g < 4; g++) row_zero(dslots + b * p->lds + g * H + k->u0, N);
+            for (int g = 0; g < 4; g += all) row_zero(dslots + b * p->lds + g * H + k->u0, all * N);
         } else if (passed && !mask[later]) { /* at the last step there is no later one, and this one is valid */
             row_add(k->dh + b * H + k->u0, carry, N);
             row_zero(carry, N);

@@ -115,11 +115,18 @@ typedef struct {
 INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
+/* Rows are short, and a call of memset or memcpy costs more than clearing or copying one; the empty statement keeps
+ * compilers from seeing one in the loop. */
 INLINE void row_zero(REAL *to, int64_t n) {
-    for (int64_t i = 0; i < n; i++) to[i] = 0;
+    for (; n >= LANES; n -= LANES, to += LANES) {
+        vstore(to, vset(0));
+        __asm__ volatile("");
+    }
+    for (; n > 0; n--) {
+        *to++ = 0;
+        __asm__ volatile("");
+    }
 }
-/* Rows are short, and a call of memcpy costs more than copying one; the empty statement keeps compilers from seeing
- * one in the loop. */
 INLINE void row_copy(REAL *RESTRICT to, const REAL *RESTRICT from, int64_t n) {
     int64_t i = 0;
     for (; i + LANES <= n; i += LANES) {
