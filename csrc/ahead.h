@@ -1,7 +1,8 @@
 /* Forward of one sequence whose weights a core's caches do not hold. At every step U's product waits for its weights,
  * while W's, done for a block of steps before it, waits for nothing. So only the first steps' is done before; that of
  * steps to come is cut into pieces, small enough for the first-level cache, and each is multiplied beside as many rows
- * of U, where the multiply-adds would have waited. The sums are the same, in the same order.
+ * of U, where the multiply-adds would have waited. The sums are the same, in the same order. For processors that do
+ * wide vectors as two: others have done W's product sooner.
  */
 #ifndef FRNN_AHEAD_H
 #define FRNN_AHEAD_H

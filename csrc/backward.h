@@ -28,7 +28,7 @@
                 rows_ = deal_rows(M - m0_, gate_tile_rows(4));                                                         \
                 for (int64_t r_ = 0; r_ < rows_; r_++) product_.A[r_] = (slots) + (m0_ + r_) * p_->lds;                \
                 if (tiles_ == 2)                                                                                       \
-                    multiply_two_(&product_, n_, (int)rows_, from_, 0, NULL, pre_, TILE_REALS);                        \
+                    multiply_two_(&product_, n_, (int)rows_, from_, 0, NULL, pre_);                                    \
                 else                                                                                                   \
                     multiply_(NULL, &product_, n_, (int)rows_, from_, 0, NULL, pre_, 4 * LANES, LANES);                \
                 for (int64_t t_ = 0; t_ < tiles_; t_++) {                                                              \

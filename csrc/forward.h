@@ -163,18 +163,8 @@ INLINE const REAL *states_seen(const layer_task *k, int64_t s, const REAL *h) {
     return p->h_masked && !p->masked_in_tile ? k->h_block + (s & 1) * p->u_gates * k->n * p->H : h;
 }
 
-/* Makes what states_seen gives after step s: for units u of row b, from its new states. */
-INLINE void state_ready(const layer_task *k, const forward_steps *w, int64_t s, int64_t b, int64_t u, vreal h,
-                        const int part) {
-    const layer_plan *p = k->plan;
-    const int64_t H = p->H, nH = k->n * H;
-    if (!w->next_masked) return;
-    const REAL *mask = state_mask(k, b, 0) + u;
-    REAL *to = k->h_block + ((s + 1) & 1) * p->u_gates * nH + b * H + u;
-    for (int g = 0; g < p->u_gates; g++, mask += p->B * H, to += nH) vstore_n(to, h * vload_n(mask, part), part);
-}
-
-/* Before the first step. In narrow layers masks are laid out as tiles read them, zero beyond a row's units. */
+/* Before the first step: what states_seen gives then, from the states at h; or, where tiles mask the states, the masks
+ * as those read them, zero beyond a row's units. */
 static void states_begin(const layer_task *k, const REAL *h) {
     const layer_plan *p = k->plan;
     if (p->h_masked && !p->masked_in_tile) states_mask(k, 1, h, k->h_block);
@@ -184,6 +174,17 @@ static void states_begin(const layer_task *k, const REAL *h) {
         for (int64_t b = 0; b < k->n; b++)
             for (int g = g0; g < g0 + 2 && g < p->u_gates; g++, to += LANES)
                 vstore(to, vload_n(state_mask(k, b, g), (int)p->H));
+}
+
+/* Makes what states_seen gives after step s: for units u of row b, from its new states. */
+INLINE void state_ready(const layer_task *k, const forward_steps *w, int64_t s, int64_t b, int64_t u, vreal h,
+                        const int part) {
+    const layer_plan *p = k->plan;
+    const int64_t H = p->H, nH = k->n * H;
+    if (!w->next_masked) return;
+    const REAL *mask = state_mask(k, b, 0) + u;
+    REAL *to = k->h_block + ((s + 1) & 1) * p->u_gates * nH + b * H + u;
+    for (int g = 0; g < p->u_gates; g++, mask += p->B * H, to += nH) vstore_n(to, h * vload_n(mask, part), part);
 }
 
 INLINE void states_ready(const layer_task *k, const forward_steps *w, int64_t s, int64_t b, int64_t u, wreal two,
@@ -253,7 +254,7 @@ INLINE void tile_begin(const layer_task *k, forward_steps *w, const REAL *seen, 
                 if (ahead_left(&(w)->ahead))                                                                           \
                     ahead_tile(k, &(w)->ahead, &(w)->U, u_, from_[0], last_, pre_);                                    \
                 else if (tiles_ == 2)                                                                                  \
-                    (w)->multiply_two(&(w)->U, u_, (int)rows_, from_, p_->H, last_, pre_, TILE_REALS);                 \
+                    (w)->multiply_two(&(w)->U, u_, (int)rows_, from_, p_->H, last_, pre_);                             \
                 else                                                                                                   \
                     (w)->multiply((w)->w_too ? &(w)->W : NULL, &(w)->U, u_, (int)rows_, from_, p_->H, last_, pre_,     \
                                   4 * LANES, LANES);                                                                   \
