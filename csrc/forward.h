@@ -65,6 +65,9 @@ typedef struct {
 /* Whether tiles come two by two: a constant in narrow layers, which have no second vector. */
 INLINE int tiles_in_twos(const forward_steps *w) { return !NARROW && w->multiply_two; }
 
+/* Whether U sees copies of the states under recurrent dropout masks: there may be no masks, or tiles apply them. */
+INLINE int states_copied(const layer_plan *p) { return p->h_masked && !p->masked_in_tile; }
+
 /* Whether outputs are written as they are computed. */
 INLINE int outputs_at_once(const layer_plan *p) { return !p->call->mask && !outputs_by_block(p); }
 
@@ -74,8 +77,7 @@ static forward_steps steps_begin(const layer_task *k) {
     const int candidate = p->w_by_step && p->u_slot;
     forward_steps w = {.w_too = p->w_by_step, .most = gate_tile_rows(p->u_gates + candidate)};
     w.W.K = p->I, w.W.a_stride = p->x_groups > 1 ? p->x_group_reals : 0, w.W.packed = p->W;
-    w.U.K = starts_from_zero(p, 0) ? 0 : p->H, w.U.a_stride = p->h_masked && !p->masked_in_tile ? k->n * p->H : 0,
-    w.U.packed = p->U;
+    w.U.K = starts_from_zero(p, 0) ? 0 : p->H, w.U.a_stride = states_copied(p) ? k->n * p->H : 0, w.U.packed = p->U;
     if (p->masked_in_tile) w.U.mask[0] = w.U.mask[1] = k->h_block; /* each tile sets its rows */
     w.multiply = gates_choose(p->u_gates, p->w_by_step ? &w.W : NULL, &w.U, p->far);
     if (p->h_masked && !p->w_by_step) {
@@ -130,7 +132,7 @@ static void inputs_multiply(const layer_task *k, forward_steps *w, int64_t s0, i
 /* Before step s, and after it. */
 INLINE void step_begin(const layer_task *k, forward_steps *w, int64_t s) {
     const layer_plan *p = k->plan;
-    w->next_masked = p->h_masked && !p->masked_in_tile && s + 1 < p->T;
+    w->next_masked = states_copied(p) && s + 1 < p->T;
     if (ahead_left(&w->ahead)) ahead_catch_up(k, &w->ahead, s);
     /* without sequences only the last step's outputs are ever seen */
     if (s == p->T - 1 && !p->call->sequences && outputs_at_once(p)) w->y = (REAL *)p->call->y + output_row(k, 0, s);
@@ -160,14 +162,14 @@ INLINE void slots_fetch(const layer_task *k, int64_t b, int64_t s, int64_t u) {
 /* The states that U sees at step s as it sees them: under the masks of its gates where there are some. */
 INLINE const REAL *states_seen(const layer_task *k, int64_t s, const REAL *h) {
     const layer_plan *p = k->plan;
-    return p->h_masked && !p->masked_in_tile ? k->h_block + (s & 1) * p->u_gates * k->n * p->H : h;
+    return states_copied(p) ? k->h_block + (s & 1) * p->u_gates * k->n * p->H : h;
 }
 
 /* Before the first step: what states_seen gives then, from the states at h; or, where tiles mask the states, the masks
  * as those read them, zero beyond a row's units. */
 static void states_begin(const layer_task *k, const REAL *h) {
     const layer_plan *p = k->plan;
-    if (p->h_masked && !p->masked_in_tile) states_mask(k, 1, h, k->h_block);
+    if (states_copied(p)) states_mask(k, 1, h, k->h_block);
     if (!p->masked_in_tile) return;
     REAL *to = k->h_block;
     for (int g0 = 0; g0 < p->u_gates; g0 += 2)

@@ -104,7 +104,7 @@ INLINE void gates_tile_spread(const int rows, const int w_gates, const int w_per
     }
     if (w_gates && w_per_gate) gates_add_spread(rows, W, u, acc);
     if (w_gates && !w_per_gate) wgates_add(rows, 2, 0, 0, 0, 2, W, u, acc);
-    if (!U->mask[0] && w_gates) wgates_add(rows, 2, 0, 0, 0, 2, U, u, acc);
+    if (!U->mask[0] && w_per_gate) wgates_add(rows, 2, 0, 0, 0, 2, U, u, acc);
     if (!U->mask[0] && !w_gates) gates_add_spread(rows, U, u, acc);
     UNROLL
     for (int v = 0; v < 2; v++) {

@@ -47,15 +47,14 @@ INLINE void gru_two_gates(REAL *pre, const REAL *source, const REAL *next_source
     wstore(pre, z);
     wstore(pre + 2 * LANES, wfma(r, q, wjoin(vload_n(source, part), vload_n(next_source, part))));
 }
-INLINE wreal gru_two_outputs(const REAL *pre, REAL *slots, int64_t S, const REAL *h_before, REAL *h, int64_t H,
-                             int masked, const int part) {
+INLINE void gru_two_outputs(const REAL *pre, REAL *slots, int64_t S, const REAL *h_before, REAL *h, int64_t H,
+                            int masked, const int part) {
     const wreal candidate = wtanh(wload(pre + 2 * LANES)), z = wload(pre);
     wreal out = wfma(z, wload_two(h_before, H, part) - candidate, candidate);
     /* out of the way of those that are not: 2 to 3 % of forward without a mask */
     if (__builtin_expect(masked, 0)) out = wkeep(masked, wload_two(h_before, H, part), out);
     if (slots) wstore_twos(slots, S, H, candidate, z, part);
     wstore_two(h, H, out, part);
-    return out;
 }
 
 /* W's part of the candidate of a tile's row: with U's, or where its slots begin. */
@@ -76,11 +75,9 @@ INLINE void gru_tile(const layer_task *k, const forward_steps *w, int64_t s, int
     for (int64_t r = 0; r < twos; r += 2)
         gru_two_gates(tile_row(pre, r), SOURCE(r), SOURCE(r + 1), SLOTS(r), S, H, part);
     for (int64_t r = twos; r < rows; r++) gru_unit_gates(tile_row(pre, r), SOURCE(r), SLOTS(r), H, part);
-    for (int64_t r = 0; r < twos; r += 2) {
-        const wreal two =
-            gru_two_outputs(tile_row(pre, r), SLOTS(r), S, h_before + r * H, h + r * H, H, MASKED(r), part);
-        states_ready(k, w, s, b0 + r, u, two, part);
-    }
+    /* U sees no copies of these: narrow layers' tiles mask a GRU's states */
+    for (int64_t r = 0; r < twos; r += 2)
+        gru_two_outputs(tile_row(pre, r), SLOTS(r), S, h_before + r * H, h + r * H, H, MASKED(r), part);
     for (int64_t r = twos; r < rows; r++) {
         const vreal out = gru_unit_output(tile_row(pre, r), SLOTS(r), h_before + r * H, h + r * H,
                                           output_now(w, b0 + r, u), row_masked(k, w, b0 + r), part);
