@@ -104,6 +104,43 @@ typedef struct {
 } frnn_update;
 void frnn_optimize(const frnn_update *update);
 
+/* What draws a dropout mask: each entry is 0 with probability rate, else 1 / (1 - rate). */
+typedef struct {
+    const void *generator; /* NumPy's bitgen_t; an entry takes one of its 32-bit numbers, as Generator.random does */
+    double rate;           /* in (0, 1) */
+    int64_t n;
+    void *mask; /* (n), written */
+} frnn_drop;
+
+/* One of the arrays of data, an entry for each sample. */
+typedef struct {
+    const void *entries;   /* NULL: there are none */
+    int64_t stride, bytes; /* from an entry to the next, and of each */
+    void *room;            /* where a batch's entries are brought together; NULL: they lie so */
+} frnn_samples;
+
+/* A whole model with memory for batches of one shape: recurrent layers, each with the outputs of the one before as its
+ * inputs, before them an embedding or none, and the end. */
+typedef struct {
+    int64_t layers, drops;
+    frnn_call **layer;
+    frnn_drop *drop;            /* masks for these layers, in the order in which they are drawn */
+    frnn_head *head;            /* whose dW is NULL where there is no training */
+    const frnn_update *update;  /* NULL: weights stay as they are */
+    int64_t V, D;               /* of the embedding; V is 0 where x holds numbers */
+    const void *table;          /* (V, D), where rows are looked up before the layers; NULL: they take ids */
+    void *dtable;               /* its gradient, written in training */
+    frnn_samples x, y, weights; /* x: (T, I) numbers, or (T) token ids for an embedding */
+    const int64_t *order;       /* of samples; NULL: as they lie */
+    double total;               /* losses times their batch's samples are added to it */
+    int64_t correct;            /* so is how many predictions are right */
+} frnn_model;
+
+/* Takes `steps` steps, on batches that begin at sample `first` and follow one another; step k updates weights at
+ * rates[k]. Gives how many were done: fewer where a batch has a token id outside [0, V), or, then *failed is 1, memory
+ * ran out. */
+int64_t frnn_steps(frnn_model *model, int64_t first, int64_t steps, const double *rates, int32_t *failed);
+
 /* Streams: a chain of layers that takes one time step at a time and keeps its states. Arrays are the caller's. */
 enum { FRNN_STAGE_LSTM = 0, FRNN_STAGE_GRU = 1, FRNN_STAGE_GRU_RESET_BEFORE = 2, FRNN_STAGE_DENSE = 3 };
 enum {

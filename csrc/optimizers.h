@@ -14,7 +14,9 @@
 #include <emmintrin.h>
 #endif
 
-enum { UPDATE_REALS = 16384 }; /* per task: some microseconds, what handing one to a thread is worth */
+/* Per task: some microseconds. Training steps of 8809 parameters take 0.96 to 0.98 of the time that they take where one
+ * thread does all of them; with half as many per task, the same. */
+enum { UPDATE_REALS = 2048 };
 
 INLINE vreal vsqrt(vreal x) {
 #if defined(VOP)

@@ -374,17 +374,17 @@ def test_fit_runs_on_the_backend_in_use(
     c_backend: ModuleType, monkeypatch: pytest.MonkeyPatch, how: str, rng: np.random.Generator
 ) -> None:
     used: list[str] = []
-    for name in ("optimize", "dense_crossentropy", "forward_again", "model_step"):
+    for name in ("optimize", "dense_crossentropy", "forward_again", "model_steps"):
         real = getattr(c_backend, name)
         monkeypatch.setattr(c_backend, name, lambda *args, name=name, real=real: used.append(name) or real(*args))
     model = fr.Sequential([fr.Embedding(9, 4), fr.GRU(3), fr.Dense(1, "sigmoid")])
     model.compile("adam", "binary_crossentropy")
     x, y = rng.integers(0, 9, (16, 5)), rng.integers(0, 2, 16)
     model.fit(x, y, 8, verbose=0)
-    assert set(used) == {"optimize", "model_step"}
+    assert set(used) == {"model_steps"}
     for _ in range(2):
         model.train_on_batch(x, y)
-    assert set(used) == {"optimize", "model_step", "dense_crossentropy", "forward_again"}
+    assert set(used) == {"optimize", "model_steps", "dense_crossentropy", "forward_again"}
     used.clear()
     if how == "environment":
         monkeypatch.setattr(fr.backends, "_default", "reference")

@@ -69,22 +69,23 @@ def data(model: fr.Sequential, end: str = "binary") -> tuple[np.ndarray, np.ndar
 @pytest.fixture
 def taken(c_backend: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """One number for each step that was taken as a whole."""
-    from fastrnn.backends.c_model import CModelStep
+    from fastrnn.backends.c_model import CModelSteps
 
     steps: list[int] = []
-    step = CModelStep.step
+    run = CModelSteps.run
 
     def counted(self: Any, *args: Any) -> Any:
-        steps.append(1)
-        return step(self, *args)
+        done = run(self, *args)
+        steps.extend([1] * done.steps)
+        return done
 
-    monkeypatch.setattr(CModelStep, "step", counted)
+    monkeypatch.setattr(CModelSteps, "run", counted)
     return steps
 
 
 def fit(model: fr.Sequential, x: Any, y: Any, **options: Any) -> dict[str, Any]:
     with fr.use_backend("c"):
-        history = model.fit(x, y, BATCH, **{"epochs": 2, "verbose": 0, **options}).history
+        history = model.fit(x, y, **{"batch_size": BATCH, "epochs": 2, "verbose": 0, **options}).history
         history["evaluated"] = model.evaluate(x, y, BATCH, verbose=0)
     found = dict(enumerate([*model.get_weights(), *(g.copy() for layer in model.layers for g in layer.grads)]))
     return {**found, **history}
@@ -131,6 +132,54 @@ def test_optimizers(monkeypatch: pytest.MonkeyPatch, taken: list[int], optimizer
     assert len(taken) == (2 + 1) * 3
 
 
+def test_many_steps_in_one_call(monkeypatch: pytest.MonkeyPatch, taken: list[int], c_backend: ModuleType) -> None:
+    """More at a time while calls are short; the rates of all of them, the masks, the loss and what was right."""
+    from fastrnn.backends.c_model import CModelSteps
+
+    calls: list[int] = []
+    run = CModelSteps.run
+    monkeypatch.setattr(CModelSteps, "run", lambda self, *args: calls.append(len(args[1])) or run(self, *args))
+
+    def accurate() -> fr.Sequential:
+        model = make("stacked")
+        model.compile(fr.Adam(0.01), "binary_crossentropy", ["accuracy"])
+        return model
+
+    x, y = data(make("stacked"))
+    monkeypatch.setattr("fastrnn.training.fused_pass.CALL_SECONDS", 1e9)
+    both_ways(monkeypatch, accurate, x, y, batch_size=2, validation_data=(x, y))
+    assert calls == [1, 2, 4, 8, 8, 1] * 4 + [1, 2, 1]  # what is asked for; the last batches are smaller
+    assert len(taken) == 4 * 23 + 3
+    calls.clear()
+    monkeypatch.setattr("fastrnn.training.fused_pass.CALL_SECONDS", 0)
+    both_ways(monkeypatch, accurate, x, y, batch_size=2)
+    assert calls == [1] * (2 * 23 + 3)
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda a: np.repeat(a, 2, 0)[::2],
+        lambda a: a[::-1],
+        lambda a: np.concatenate([a, a], 1)[:, : a.shape[1]],
+        lambda a: np.frombuffer(b"." + a.tobytes(), a.dtype, a.size, 1).reshape(a.shape),
+    ],
+    ids=["every other", "backwards", "a part of each", "unaligned"],
+)
+@pytest.mark.parametrize("name", ["lstm", "numbers"])
+def test_data_that_lies_apart(taken: list[int], name: str, view: Callable[[Any], Any], shuffle: bool) -> None:
+    x, y = data(make(name))
+    weights = np.random.default_rng(2).random(SAMPLES).astype(np.float32)
+    y = y[:, None].astype(np.float32)
+    arrays = {"x": view(x), "y": view(y), "sample_weight": view(weights[:, None])[:, 0]}
+    found = fit(make(name), **arrays, shuffle=shuffle)
+    assert len(taken) == ((2 + 1) * 3 if arrays["x"].flags.aligned else 0)
+    want = fit(make(name), **{key: array.copy() for key, array in arrays.items()}, shuffle=shuffle)
+    for key, value in want.items():
+        np.testing.assert_array_equal(found[key], value, err_msg=str(key))
+
+
 class Meddler(fr.Callback):
     """Changes weights, a rate of dropout, the direction, and the layout of the weights while a model trains."""
 
@@ -173,6 +222,31 @@ def test_what_goes_layer_by_layer(monkeypatch: pytest.MonkeyPatch, taken: list[i
     both_ways(monkeypatch, sequences, x, np.repeat(y[:, None, None], TIME, 1))
     both_ways(monkeypatch, squared, x, y)
     assert taken == []
+
+
+def test_what_is_changed_before_the_first_step(monkeypatch: pytest.MonkeyPatch, taken: list[int]) -> None:
+    class Turn(fr.Callback):
+        def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+            self.model.layers[1].go_backwards = True
+
+    both_ways(monkeypatch, lambda: make("lstm"), *data(make("lstm")), callbacks=[Turn()], epochs=1)
+    assert len(taken) == 3  # the evaluation
+
+
+def test_a_token_id_that_is_not_in_the_table_among_many_steps(taken: list[int]) -> None:
+    model, other = make("gru"), make("gru")
+    x, y = data(model)
+    for either in (model, other):
+        fr.set_seed(3)
+        either.build((None, TIME))
+    fit(other, x[:30], y[:30], batch_size=2, epochs=1, shuffle=False)
+    x[31, 0] = -1
+    taken.clear()
+    with pytest.raises(ValueError, match=r"token ids must be in \[0, 20\), got -1"):
+        fit(model, x, y, batch_size=2, epochs=1, shuffle=False)
+    assert len(taken) == 15
+    for ours, theirs in zip(model.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_ids_that_are_not_in_the_table(taken: list[int]) -> None:
@@ -261,7 +335,7 @@ def test_nothing_is_kept_of_a_fit(c_backend: ModuleType, monkeypatch: pytest.Mon
     alive: list[Any] = []
     room = c_model._Batch._room
     monkeypatch.setattr(
-        c_model._Batch, "_room", lambda self, *shape: alive.append(weakref.ref(self)) or room(self, *shape)
+        c_model._Batch, "_room", lambda self, *of, **kind: alive.append(weakref.ref(self)) or room(self, *of, **kind)
     )
     model = make("stacked")
     gc.disable()

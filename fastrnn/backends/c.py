@@ -20,7 +20,7 @@ except ImportError as error:  # the registry shows this as the reason why the ba
     ) from error
 from . import c_model
 from .c_arrays import point
-from .c_model import HEADS, MAX_HEAD_PRODUCTS, run, takes_ids
+from .c_model import HEADS, MAX_HEAD_PRODUCTS, new_update, run, takes_ids
 from .c_stream import CStream
 
 
@@ -68,10 +68,10 @@ class Data(NamedTuple):
 
 
 _at = ffi.from_buffer
-_CALL, _HEAD, _UPDATE = map(ffi.typeof, ("frnn_call *", "frnn_head *", "frnn_update *"))
+_CALL, _HEAD = map(ffi.typeof, ("frnn_call *", "frnn_head *"))
 # where, in a struct, addresses begin: all of them, those that change from call to call, those of gradients
 _ALL, _INPUTS, _GRADIENTS = (ffi.offsetof("frnn_call", name) for name in ("W", "x", "dy"))
-_ENDS, _SLOTS = ffi.offsetof("frnn_head", "x"), ffi.offsetof("frnn_update", "w")
+_ENDS = ffi.offsetof("frnn_head", "x")
 
 
 def _inputs(call: Call, rows: np.ndarray | None) -> tuple[np.ndarray | None, ...]:
@@ -224,28 +224,11 @@ def embedding_backward(ids: np.ndarray, dy: np.ndarray, out: np.ndarray) -> None
 
 
 stream = CStream
-model_step = c_model.model_step
-
-_RULES = {"sgd": lib.FRNN_SGD, "rmsprop": lib.FRNN_RMSPROP, "adam": lib.FRNN_ADAM}
+model_steps = c_model.model_steps
 
 
-def optimize(
-    w: np.ndarray,
-    g: np.ndarray,
-    rule: str,
-    m: np.ndarray | None,
-    v: np.ndarray | None,
-    a: np.ndarray | None,
-    rate: float,
-    beta_1: float,
-    beta_2: float,
-    epsilon: float,
-    nesterov: bool,
-) -> None:
-    update = ffi.new(_UPDATE, (_RULES[rule], nesterov, w.itemsize * 8, w.size))
-    update.rate, update.beta_1, update.beta_2, update.epsilon = rate, beta_1, beta_2, epsilon
-    point(update, _SLOTS, w, g, m, v, a)
-    lib.frnn_optimize(update)
+def optimize(w: np.ndarray, g: np.ndarray, *rule: Any) -> None:
+    lib.frnn_optimize(new_update(w, g, rule))
 
 
 def dense_crossentropy(

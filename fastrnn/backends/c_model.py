@@ -1,7 +1,7 @@
-"""The step of a whole model through the C kernels: arrays and structs are made once for each size of batch, pointers
-to all but a batch are set once, a step is a call for each layer and direction.
+"""Steps of a whole model through the C kernels, many in one call: arrays and structs are made once for each size of
+batch, and C takes it from there, from the choice of samples to the optimizer.
 
-Layers that are called one by one make and check all that anew: a tenth of a step of the textbook chapter's models.
+Python between kernels takes a sixth of a step of the textbook chapter's models, and a fifth where masks are drawn.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import numpy as np
 
 from fastrnn._kernels import ffi, lib
 
-from .contract import Goal, Head, Part
+from .c_arrays import point
+from .contract import Done, Dropouts, Goal, Part, Rule
 from .memory import reserves
 
 _CELLS = {"lstm": (lib.FRNN_LSTM, 4, 0), "gru": (lib.FRNN_GRU, 3, 1), "gru_reset_before": (lib.FRNN_GRU, 3, 0)}
@@ -29,7 +30,11 @@ MAX_HEAD_PRODUCTS = 1 << 15
 # A task's sums per word should stay in its share of the cache, and there may be 16 tasks.
 MAX_WORD_REALS = 1 << 20
 
+NO_MEMORY = "fastrnn's C kernels could not allocate their working memory"
+
 _at = ffi.from_buffer
+_UPDATE = ffi.typeof("frnn_update *")
+_SLOTS = ffi.offsetof("frnn_update", "w")
 
 
 def takes_ids(words: int, ids: int, columns: int) -> bool:
@@ -45,7 +50,19 @@ def takes_ids(words: int, ids: int, columns: int) -> bool:
 def run(function: Any, c_call: Any) -> None:
     """A call of forward or backward. MemoryError where the kernels' working memory cannot be had."""
     if function(c_call):
-        raise MemoryError("fastrnn's C kernels could not allocate their working memory")
+        raise MemoryError(NO_MEMORY)
+
+
+_RULES = {"sgd": lib.FRNN_SGD, "rmsprop": lib.FRNN_RMSPROP, "adam": lib.FRNN_ADAM}
+
+
+def new_update(w: np.ndarray, g: np.ndarray, rule: Rule) -> Any:
+    """The struct of an optimizer's step."""
+    name, *slots, rate, beta_1, beta_2, epsilon, nesterov = rule
+    update = ffi.new(_UPDATE, (_RULES[name], nesterov, w.itemsize * 8, w.size))
+    update.rate, update.beta_1, update.beta_2, update.epsilon = rate, beta_1, beta_2, epsilon
+    point(update, _SLOTS, w, g, *slots)
+    return update
 
 
 class Layers(NamedTuple):
@@ -58,20 +75,29 @@ class Layers(NamedTuple):
     dtype: np.dtype[Any]
 
 
-class CModelStep:
-    """The contract's model_step, for a chain of recurrent layers, an embedding before them or not, and a Dense with its
-    cross-entropy after the last one's last output."""
+class Bound(NamedTuple):
+    """What a step works on."""
+
+    w: np.ndarray
+    g: np.ndarray
+    rule: Rule | None
+    dropouts: Sequence[Dropouts] | None
+
+
+class CModelSteps:
+    """The contract's model_steps, for a chain of recurrent layers, an embedding before them or not, and a Dense with
+    its cross-entropy after the last one's last output."""
 
     def __init__(self, layers: Layers) -> None:
         self._layers = layers
         sparse = layers.loss == "sparse_categorical_crossentropy"
         self._columns = 1 if sparse else layers.dense.units
         self._y_dtype = np.dtype(np.int64) if sparse else layers.dtype
-        self._batches: dict[tuple[int, ...], _Batch] = {}
+        self._batches: dict[tuple[int, int], _Batch] = {}
 
-    def takes(self, x: np.ndarray, y: np.ndarray, weights: np.ndarray | None) -> bool:
+    def takes(self, x: np.ndarray, y: np.ndarray, weights: np.ndarray | None, size: int) -> bool:
         embedding, recurrent, dense, _, dtype = self._layers
-        size = len(x)
+        samples = len(x)
         return (
             (
                 x.ndim == 3 and x.dtype == dtype and x.shape[2] == recurrent[0].inputs
@@ -79,55 +105,67 @@ class CModelStep:
                 else x.ndim == 2 and x.dtype in (np.int32, np.int64)
             )
             and x.size > 0
-            and y.shape == (size, self._columns)
+            and y.shape == (samples, self._columns)
             and y.dtype == self._y_dtype
-            and size * dense.inputs * dense.units <= MAX_HEAD_PRODUCTS
-            and x.flags.c_contiguous
-            and y.flags.c_contiguous
-            and (
-                weights is None or (weights.shape == (size,) and weights.dtype == dtype and weights.flags.c_contiguous)
-            )
-            and (embedding is None or lib.frnn_find_bad_id(_at(x), x.itemsize, x.size, embedding.inputs) < 0)
+            and min(size, samples) * dense.inputs * dense.units <= MAX_HEAD_PRODUCTS
+            and (weights is None or (weights.shape == (samples,) and weights.dtype == dtype))
+            and all(a is None or (a[0].flags.c_contiguous and a.flags.aligned) for a in (x, y, weights))
         )
 
-    def step(
+    def begin(
         self,
         x: np.ndarray,
         y: np.ndarray,
         weights: np.ndarray | None,
-        masks: Sequence[tuple[np.ndarray | None, np.ndarray | None]] | None,
-        w: np.ndarray,
-        g: np.ndarray,
+        order: np.ndarray | None,
+        size: int,
         training: bool,
-    ) -> Head:
-        shape = x.shape[:2]
-        batch = self._batches.get(shape)
-        if batch is None:
-            batch = self._batches[shape] = _Batch(self._layers, *shape)
-        if batch.w is not w or batch.g is not g:
-            batch.bind(w, g)
-        batch.set_training(training)
-        return batch.step(x, y, weights, masks)
+    ) -> None:
+        samples, time = x.shape[:2]
+        self._size, self._whole = size, samples // size
+        rest = samples % size
+        self._pass = [self._batch(size, time) if self._whole else None, self._batch(rest, time) if rest else None]
+        for batch in self._pass:
+            if batch is not None:
+                batch.begin(x, y, weights, order, training)
+
+    def _batch(self, batch: int, time: int) -> _Batch:
+        if (batch, time) not in self._batches:
+            self._batches[batch, time] = _Batch(self._layers, batch, time)
+        return self._batches[batch, time]
+
+    def bind(self, w: np.ndarray, g: np.ndarray, rule: Rule | None, dropouts: Sequence[Dropouts] | None) -> None:
+        self._bound = Bound(w, g, rule, dropouts)
+
+    def run(self, first: int, rates: Sequence[float], total: float) -> Done:
+        if first < self._whole:
+            batch, rates = self._pass[0], rates[: self._whole - first]
+        else:
+            batch, rates = self._pass[1], rates[:1]
+        assert batch is not None
+        return batch.run(first * self._size, self._bound, rates, total)
 
 
 class _Batch:
-    """Arrays and structs for batches of one shape.
-
-    Attributes:
-        w, g: the flat arrays of weights and gradients that the structs point into.
-    """
+    """Arrays and structs for batches of one shape."""
 
     def __init__(self, layers: Layers, batch: int, time: int) -> None:
         self._layers = layers
-        self.w = self.g = np.empty(0)
         self._kept: list[np.ndarray] = []  # what the structs point to
-        self._rows: tuple[Any, Any] | None = None  # of the embedding, and their gradients, where they are looked up
-        self._masked = self._training = False
+        self._mask_rooms: list[np.ndarray] = []
+        self._bound: Bound | None = None
+        self._failed = ffi.new("int32_t *")
+        self._training = False
         self._reserves: list[Any] = []
         self._calls: list[Any] = []
+        self._model = model = ffi.new("frnn_model *")
+        self._head = model.head = head = ffi.new("frnn_head *")
+        if layers.embedding is not None:
+            model.V, model.D = layers.embedding.inputs, layers.embedding.units
         for part in layers.recurrent:
             self._calls.append(self._call(part, batch, time))
-        self._head = head = ffi.new("frnn_head *")
+        self._layer = model.layer = ffi.new("frnn_call *[]", self._calls)
+        model.layers = len(self._calls)
         dense = layers.dense
         head.loss_kind, head.real_bits = HEADS[layers.loss], layers.dtype.itemsize * 8
         head.n, head.I, head.C = batch, dense.inputs, dense.units
@@ -136,8 +174,8 @@ class _Batch:
         head.x, head.p, head.dz = last.y, _at(self._p), self._room(batch, dense.units)
         head.dx = last.dy = self._room(batch, dense.inputs)
 
-    def _room(self, *shape: int) -> Any:
-        self._kept.append(np.empty(shape, self._layers.dtype))
+    def _room(self, *shape: int, dtype: np.dtype[Any] | None = None) -> Any:
+        self._kept.append(np.empty(shape, dtype or self._layers.dtype))
         return _at(self._kept[-1])
 
     def _call(self, part: Part, batch: int, time: int) -> Any:
@@ -150,87 +188,108 @@ class _Batch:
         if self._calls:
             call.x, call.dx = self._calls[-1].y, self._room(batch, time, inputs)
             self._calls[-1].dy = call.dx
-        elif embedding is None:
-            call.dx = self._room(batch, time, inputs)
-        elif takes_ids(embedding.inputs, batch * time, max(inputs, gates * units)):
+        elif embedding is not None and takes_ids(embedding.inputs, batch * time, max(inputs, gates * units)):
             call.V = embedding.inputs  # the table and its gradient lie among the weights
         else:
-            self._rows = call.x, call.dx = self._room(batch, time, inputs), self._room(batch, time, inputs)
+            call.dx = self._room(batch, time, inputs)
+            if embedding is not None:  # rows are looked up before
+                call.x = self._room(batch, time, inputs)
         call.y = self._room(batch, time if part.return_sequences else 1, units)
         call.hT, call.dh0 = self._room(batch, units), self._room(batch, units)
         if cell == lib.FRNN_LSTM:
             call.cT, call.dc0 = self._room(batch, units), self._room(batch, units)
         return call
 
-    def set_training(self, training: bool) -> None:
-        """Whether steps keep what gradients need, and write those."""
-        if training is self._training:
-            return
-        self._training = training
+    def begin(
+        self, x: np.ndarray, y: np.ndarray, weights: np.ndarray | None, order: np.ndarray | None, training: bool
+    ) -> None:
+        model = self._model
+        self._data = x, y, weights, order
+        for samples, array in ((model.x, x), (model.y, y), (model.weights, weights)):
+            self._samples(samples, array, order is not None)
+        model.order = ffi.NULL if order is None else ffi.from_buffer("int64_t[]", order)
         if training and not self._reserves:
             self._kept += [reserves.take(lib.frnn_reserve_size(call), self._layers.dtype) for call in self._calls]
             self._reserves = [_at(array) for array in self._kept[-len(self._calls) :]]
-        for call, reserve in zip(self._calls, self._reserves, strict=True):
+        self._training = training
+        for call, reserve in zip(self._calls, self._reserves or [ffi.NULL] * len(self._calls), strict=True):
             call.reserve = reserve if training else ffi.NULL
-        self._head.dW = self._dense_dW if training else ffi.NULL
+        self._bound = None
 
-    def bind(self, w: np.ndarray, g: np.ndarray) -> None:
-        """Points the structs to weights and gradients."""
-        self.w, self.g = w, g
+    def _samples(self, samples: Any, array: np.ndarray | None, ordered: bool) -> None:
+        """Points to an array of data. Entries that do not follow one another are brought together, batch by batch."""
+        if array is None:
+            samples.entries = ffi.NULL
+            return
+        samples.entries = ffi.cast("void *", array.ctypes.data)
+        samples.stride, samples.bytes = array.strides[0], array[0].nbytes
+        if not ordered and samples.stride == samples.bytes:
+            samples.room = ffi.NULL
+        elif not samples.room:
+            samples.room = self._room(self._head.n, *array.shape[1:], dtype=array.dtype)
+
+    def run(self, sample: int, bound: Bound, rates: Sequence[float], total: float) -> Done:
+        if self._bound is not bound:
+            self._bind(bound)
+        model = self._model
+        model.total, model.correct = total, 0
+        done = lib.frnn_steps(model, sample, len(rates), rates, self._failed)
+        if self._failed[0]:
+            raise MemoryError(NO_MEMORY)
+        return Done(done, model.total, model.correct, self._p)
+
+    def _bind(self, bound: Bound) -> None:
+        """Points the structs to weights, gradients and slots, and to what dropout draws from."""
+        self._bound = bound
+        w, g, rule, dropouts = bound
         weights, gradients, size = _at(w), _at(g), w.itemsize
-        layers, head = self._layers, self._head
+        layers, head, model = self._layers, self._head, self._model
         for part, call in zip(layers.recurrent, self._calls, strict=True):
             W, U, *b = (at * size for at in part.at)
             call.W, call.U, call.dW, call.dU = weights + W, weights + U, gradients + W, gradients + U
             if b:
                 call.b, call.db = weights + b[0], gradients + b[0]
         W, *b = (at * size for at in layers.dense.at)
-        head.W, self._dense_dW = weights + W, gradients + W
-        head.dW = self._dense_dW if self._training else ffi.NULL
+        head.W, head.dW = weights + W, gradients + W if self._training else ffi.NULL
         if b:
             head.b, head.db = weights + b[0], gradients + b[0]
         if layers.embedding is not None:
             table = layers.embedding.at[0] * size
-            self._table, self._dtable = weights + table, gradients + table
-            if self._rows is None:
-                self._calls[0].x, self._calls[0].dx = self._table, self._dtable
+            first, at, gradient = self._calls[0], weights + table, gradients + table
+            if first.V:
+                first.x, first.dx = at, gradient
+            else:
+                model.table, model.dtable = at, gradient
+        self._update = model.update = ffi.NULL if rule is None else new_update(w, g, rule)
+        self._set_dropouts(dropouts or [None] * len(self._calls))
 
-    def step(self, x: np.ndarray, y: np.ndarray, weights: np.ndarray | None, masks: Any) -> Head:
-        calls, head, embedding, at = self._calls, self._head, self._layers.embedding, _at(x)
-        ids = at, x.itemsize, x.size
-        if embedding is None:
-            calls[0].x = at
-        elif self._rows is None:
-            calls[0].ids, calls[0].id_bytes = at, x.itemsize
-        else:
-            row_bytes = embedding.units * self.w.itemsize
-            lib.frnn_gather(self._table, embedding.inputs, row_bytes, *ids, self._rows[0])
-        if masks is not None or self._masked:
-            self._set_masks(masks or [(None, None)] * len(calls))
-        head.y, head.weights = _at(y), ffi.NULL if weights is None else _at(weights)
-        for call in calls:
-            run(lib.frnn_forward, call)
-        lib.frnn_head_run(head)
-        if self._training:
-            for call in reversed(calls):
-                run(lib.frnn_backward, call)
-            if embedding is not None and self._rows is not None:
-                bits = self.w.itemsize * 8
-                lib.frnn_scatter_add(self._rows[1], bits, embedding.units, *ids, self._dtable, embedding.inputs)
-        return Head(head.loss, head.correct, self._p, None)
+    def _set_dropouts(self, dropouts: Sequence[Dropouts | None]) -> None:
+        drops: list[tuple[Any, ...]] = []
+        for part, call, dropout in zip(self._layers.recurrent, self._calls, dropouts, strict=True):
+            drawn = (0.0, 0, 0.0, 0) if dropout is None else dropout[1:]
+            for name, width, rate, masks in (("x", part.inputs, *drawn[:2]), ("h", part.units, *drawn[2:])):
+                room = ffi.NULL
+                if dropout is not None and masks:
+                    room = self._mask_room(len(drops), masks * call.B * width)
+                    generator = ffi.cast("void *", dropout.generator.bit_generator.ctypes.bit_generator.value)
+                    drops.append((generator, rate, masks * call.B * width, room))
+                setattr(call, f"{name}_masks", masks)
+                setattr(call, f"{name}_mask", room)
+        self._drops = self._model.drop = ffi.new("frnn_drop[]", drops)
+        self._model.drops = len(drops)
 
-    def _set_masks(self, masks: Sequence[tuple[np.ndarray | None, np.ndarray | None]]) -> None:
-        for call, (x_mask, h_mask) in zip(self._calls, masks, strict=True):
-            call.x_masks = 0 if x_mask is None else 1 if x_mask.ndim == 2 else len(x_mask)
-            call.x_mask = ffi.NULL if x_mask is None else _at(x_mask)
-            call.h_masks = 0 if h_mask is None else len(h_mask)
-            call.h_mask = ffi.NULL if h_mask is None else _at(h_mask)
-        self._masked = any(mask is not None for pair in masks for mask in pair)
+    def _mask_room(self, k: int, size: int) -> Any:
+        """Room for the step's mask number k, the same from pass to pass if it is large enough."""
+        while len(self._mask_rooms) <= k:
+            self._mask_rooms.append(np.empty(0, self._layers.dtype))
+        if self._mask_rooms[k].size < size:
+            self._mask_rooms[k] = np.empty(size, self._layers.dtype)
+        return _at(self._mask_rooms[k])
 
 
-def model_step(
+def model_steps(
     parts: Sequence[Part], goal: Goal, spans: Sequence[tuple[int, int]], dtype: np.dtype[Any]
-) -> CModelStep | None:
+) -> CModelSteps | None:
     embedding = parts[0] if parts[0].kind == "embedding" else None
     recurrent, dense = parts[embedding is not None : -1], parts[-1]
     if (
@@ -244,4 +303,4 @@ def model_step(
         or any(part.units != following.inputs for part, following in pairwise(parts))
     ):
         return None
-    return CModelStep(Layers(embedding, recurrent, dense, goal.loss, dtype))
+    return CModelSteps(Layers(embedding, recurrent, dense, goal.loss, dtype))

@@ -30,12 +30,18 @@ A backend may also have the following, which make a training step shorter; where
         Steps of layers one after another, Stages, from (B, inputs) numbers or, where there is a table
         (V, inputs), (B,) int64 token ids. pack copies the weights, one for each stage; step updates the stages' states
         and writes all their outputs, and raises IndexError(place) for the first id outside the table.
-    model_step(parts, goal, spans, dtype) -> an object with takes(x, y, weights) and step(...), or None
-        The step of a whole model but for dropout and optimizer, in memory that is kept; None where it is not for such a
-        model, described as for `training`. takes says whether it is for such a batch: inputs, targets as the loss
-        prepared them, weights of the entries or None. step(x, y, weights, masks, w, g, training) -> Head then reads the
-        flat array of weights and, in training, writes that of gradients; masks are each recurrent layer's
-        (x_mask, h_mask), or None for none. Its p is overwritten by the next step.
+    model_steps(parts, goal, spans, dtype) -> an object that takes a whole model's steps, or None
+        None where it is not for such a model, described as for `training`. It has
+        takes(x, y, weights, size)   Whether it is for batches of `size` of such data: inputs, targets as the loss
+                                     prepared them, weights of the samples or None.
+        begin(x, y, weights, order, size, training)  A pass over data that it takes, in an order of samples or as they
+                                     lie. The arrays are read, and what they hold is checked, batch by batch.
+        bind(w, g, rule, dropouts)   From now on steps read the flat array of weights and, in training, draw the masks
+                                     of each recurrent layer, Dropouts, write the array of gradients and then, unless
+                                     there is no Rule, change the weights.
+        run(first, rates, total) -> Done  As many steps as there are learning rates, from step `first` of the pass on;
+                                     fewer at the end, before a batch of another size, and before one with a token id
+                                     that is not in the table.
     training(parts, goal, spans, dtype) -> an object that keeps a whole model where it trains
         The layers, Parts; what is minimised and measured, a Goal; from where to where in the flat array of weights each
         variable lies. It has
@@ -205,6 +211,31 @@ class Update(NamedTuple):
     nesterov: bool
     clip: str | None
     limit: float
+
+
+# A step as `optimize` takes it, from the rule's name on.
+Rule = tuple[Any, ...]
+
+
+class Dropouts(NamedTuple):
+    """How a recurrent layer's masks are drawn in a step, those of inputs first: rates, and how many there are of each,
+    1 for all gates or as many as those, 0 for no dropout."""
+
+    generator: np.random.Generator
+    x_rate: float
+    x_masks: int
+    h_rate: float
+    h_masks: int
+
+
+class Done(NamedTuple):
+    """How many steps were taken, what became of `total` as each added its loss times its samples, how many predictions
+    were right by the accuracy that goes with the loss, and those of the last batch, which the next steps overwrite."""
+
+    steps: int
+    total: float
+    correct: int
+    p: np.ndarray
 
 
 class Result(NamedTuple):

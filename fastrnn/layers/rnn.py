@@ -10,7 +10,7 @@ import numpy as np
 from fastrnn import ops
 from fastrnn.arguments import integer, real
 from fastrnn.backends.arrays import as_array
-from fastrnn.backends.contract import Reserve
+from fastrnn.backends.contract import Dropouts, Reserve
 from fastrnn.layers import initializers
 from fastrnn.layers.base import Layer, Shape
 from fastrnn.random import dropout_mask, generator
@@ -265,6 +265,12 @@ class RNN(Layer):
         per_gate = (self.gates,) if self.recurrent_dropout else ()
         x_mask = self._draw(self.dropout, (*per_gate, batch, inputs))
         return x_mask, self._draw(self.recurrent_dropout, (*per_gate, batch, self.units))
+
+    def dropouts(self) -> Dropouts:
+        """How `draw_dropout_masks` draws them, for a backend that does."""
+        per_gate = self.gates if self.recurrent_dropout else 1
+        x_masks, h_masks = per_gate if self.dropout else 0, self.gates if self.recurrent_dropout else 0
+        return Dropouts(self._rng, self.dropout, x_masks, self.recurrent_dropout, h_masks)
 
     def _draw(self, rate: float, shape: tuple[int, ...]) -> np.ndarray | None:
         return dropout_mask(self._rng, rate, shape, self.dtype) if rate else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -73,24 +73,25 @@ def split(fraction: float, *arrays: np.ndarray | None) -> tuple[list[Any], list[
     return [None if a is None else a[:at] for a in arrays], [None if a is None else a[at:] for a in arrays]
 
 
-def batches(data: Data, size: int, order: np.ndarray | None = None) -> Iterator[Data]:
-    """Cuts data into batches, the last one maybe smaller; in the given order of samples if there is one.
+class Batches:
+    """Data cut into batches of `size`, the last one maybe smaller; in the given order of samples if there is one.
 
     In an order, all batches share their memory: a batch is overwritten by the next one.
     """
-    n = len(data.x)
-    if order is None:
-        for start in range(0, n, size):
-            end = start + size
-            yield Data(
-                data.x[start:end],
-                data.y[start:end],
-                None if data.weights is None else data.weights[start:end],
-            )
-        return
-    rooms = [None if a is None else np.empty((min(size, n), *a.shape[1:]), a.dtype) for a in data]
-    for start in range(0, n, size):
-        yield Data(*map(_take, data, [order[start : start + size]] * 3, rooms))
+
+    def __init__(self, data: Data, size: int, order: np.ndarray | None = None) -> None:
+        self._data, self._size, self._order = data, size, order
+        self._rooms: list[np.ndarray | None] = []
+
+    def __getitem__(self, k: int) -> Data:
+        data, size, order = self._data, self._size, self._order
+        part = slice(k * size, (k + 1) * size)
+        if order is None:
+            return Data(data.x[part], data.y[part], None if data.weights is None else data.weights[part])
+        if not self._rooms:
+            n = min(size, len(data.x))
+            self._rooms = [None if a is None else np.empty((n, *a.shape[1:]), a.dtype) for a in data]
+        return Data(*map(_take, data, [order[part]] * 3, self._rooms))
 
 
 def _take(array: np.ndarray | None, which: np.ndarray, room: np.ndarray | None) -> Any:

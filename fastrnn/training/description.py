@@ -32,7 +32,7 @@ _OPTIMIZERS = (optimizers.SGD, optimizers.RMSprop, optimizers.Adam)
 
 
 class Description(NamedTuple):
-    """What the backend's `training` or `model_step` is called with, and the module that has it."""
+    """What the backend's `training` or `model_steps` is called with, and the module that has it."""
 
     backend: ModuleType
     parts: tuple[Part, ...]
@@ -75,7 +75,7 @@ def _backend(layers: list[Any]) -> ModuleType | None:
     named = {layer.backend for layer in layers if isinstance(layer, RNN)} or {None}
     backends = {get_backend(name) for name in named}
     backend = backends.pop()
-    return backend if not backends and (hasattr(backend, "training") or hasattr(backend, "model_step")) else None
+    return backend if not backends and (hasattr(backend, "training") or hasattr(backend, "model_steps")) else None
 
 
 def _part(layer: Any, at: tuple[int, ...], place: int, dtype: np.dtype[Any]) -> Part | None:

@@ -10,7 +10,7 @@ from fastrnn.backends import get_backend
 from fastrnn.training import on_device
 from fastrnn.training.data import Data
 from fastrnn.training.description import Description, describe
-from fastrnn.training.fused_step import FusedPass, FusedStep
+from fastrnn.training.fused_pass import FusedPass
 from fastrnn.training.passes import HostPass, Pass, Step
 
 
@@ -40,11 +40,16 @@ class Feed:
         return on_device.DevicePass(*self._there, *arguments)
 
     def _fused(self, description: Description, step: Step, arguments: tuple[Any, ...]) -> HostPass:
-        """A pass whose steps are one call of the model's backend, if it takes the model, and what names no backend runs
-        there, too."""
+        """A pass whose steps the model's backend takes by itself, if it does for such a model and such data, and what
+        names no backend runs there, too."""
         if description != self._description:
-            self._description, self._run = description, description.backend.model_step(*description[1:])
-        model, training = self._model, arguments[-1]
-        if self._run is None or description.backend is not get_backend() or model.loss is not model._end.loss:
+            self._description, self._run = description, description.backend.model_steps(*description[1:])
+        model, data, size = arguments[:3]
+        if (
+            self._run is None
+            or description.backend is not get_backend()
+            or model.loss is not model._end.loss
+            or not self._run.takes(*data, size)
+        ):
             return HostPass(step, *arguments)
-        return FusedPass(FusedStep(model, description, self._run, step, training), *arguments)
+        return FusedPass(self._run, description, step, *arguments)

@@ -53,7 +53,7 @@ class ModelEnd:
         weights = batch.weights if mask is None else losses.mask_weights(mask, batch.weights, x.dtype)
         end = self._fused(x, batch.y, weights, training)
         if end is not None and mask is None:
-            self.measure(end, batch, x.size // x.shape[-1], measures)
+            self.measure(end.correct, end.p, batch.y, x.size // x.shape[-1], measures)
             return end.loss, end.dx
         if end is None:
             end = self._plain(x, batch.y, weights, training)
@@ -61,14 +61,19 @@ class ModelEnd:
             metric.update(batch.y, end.p, mask)
         return end.loss, end.dx
 
-    def measure(self, end: Head, batch: Data, entries: int, measures: list[metrics.Metric]) -> None:
-        """Updates metrics from what a backend made of a batch of so many entries, without a mask."""
+    def counts(self, measures: list[metrics.Metric]) -> bool:
+        """Whether these metrics need nothing but what a backend counts along the way."""
+        return all(metric.kind == self._accuracy for metric in measures)
+
+    def measure(self, correct: int, p: np.ndarray, y: np.ndarray, entries: int, measures: list[metrics.Metric]) -> None:
+        """Updates metrics from what a backend made of so many entries without a mask: how many were right, predictions
+        and targets. Where it counts all that they need, they may be of many batches, p and y those of any."""
         counted = self._accuracy
         for metric in measures:
             if metric.kind == counted:
-                metric.add(end.correct, batch.y.size if counted == "binary_accuracy" else entries)
+                metric.add(correct, entries * y.shape[-1] if counted == "binary_accuracy" else entries)
             else:
-                metric.update(batch.y, end.p, None)
+                metric.update(y, p, None)
 
     def _fused(self, x: np.ndarray, y: np.ndarray, weights: np.ndarray | None, training: bool) -> Head | None:
         dense, run = self.dense, getattr(get_backend(), "dense_crossentropy", None)

@@ -198,13 +198,13 @@ class Sequential(Chain):
         begin, end = hooks.hooks(f"on_{kind}_batch_begin"), hooks.hooks(f"on_{kind}_batch_end")
         self._reset_metrics()
         with steps:
-            for k in range(steps.steps):
-                steps.call(begin, k, {})
-                steps.step(k)
+            while steps.done < steps.steps:
+                steps.call(begin, steps.done, {})
+                steps.advance(1 if begin or end else steps.steps - steps.done)
                 if end:
-                    steps.call(end, k, self._logs(steps.loss()))
+                    steps.call(end, steps.done - 1, self._logs(steps.loss()))
                 if progress is not None:
-                    progress.step(k + 1, lambda: self._logs(steps.loss()))
+                    progress.step(steps.done, lambda: self._logs(steps.loss()))
                 if steps.training and self.stop_training:
                     break
             return self._logs(steps.loss())

@@ -76,7 +76,8 @@ class DevicePass(Pass):
             self._bring_home()
             super().call(hooks, *args)
 
-    def step(self, k: int) -> None:
+    def advance(self, most: int) -> None:
+        k = self.done
         if self._at_home:
             self.model.ensure_layout()
             self._training.load(self.model.flat_weights, self._slots())
@@ -87,7 +88,7 @@ class DevicePass(Pass):
             optimizer.iterations += 1
         else:
             self._training.test(k)
-        self.done = k + 1
+        self.done += 1
 
     def _draw(self, batch: int) -> list[tuple[np.ndarray | None, np.ndarray | None]]:
         """What dropout multiplies with in this step, from the generators of the layers."""

@@ -148,6 +148,15 @@ class Optimizer:
         """The next step as `optimize` takes it: name, slots m, v, a, rate, beta_1, beta_2, epsilon, nesterov."""
         raise NotImplementedError
 
+    def rates(self, steps: int) -> list[float]:
+        """The rate of `rule` for so many steps to come."""
+        return [self._learning_rate] * steps
+
+    @property
+    def clips(self) -> bool:
+        """Whether gradients are clipped."""
+        return bool(self.clipnorm or self.global_clipnorm or self.clipvalue)
+
     def _clip(self, g: np.ndarray) -> np.ndarray:
         if self.clipnorm:
             # A sum by segments, in float64: add.reduceat adds one by one, which float32 is too coarse for.
@@ -292,7 +301,7 @@ class Adam(Optimizer):
     def rule(self) -> tuple[Any, ...]:
         slot = self._slots.get
         slots = slot("momentum"), slot("velocity"), slot("velocity_hat")
-        rate = float(self._step_size(self._clipped.dtype))
+        (rate,) = self.rates(1)
         return "adam", *slots, rate, self.beta_1, self.beta_2, self.epsilon, False
 
     def _update(self, w: np.ndarray, g: np.ndarray) -> None:
@@ -309,18 +318,19 @@ class Adam(Optimizer):
             v = np.maximum(self._slots["velocity_hat"], v, out=self._slots["velocity_hat"])
         np.sqrt(v, out=a)
         a += self.epsilon
-        np.multiply(m, self._step_size(w.dtype), out=b)
+        np.multiply(m, self.rates(1)[0], out=b)
         b /= a
         w -= b
 
-    def _step_size(self, dtype: np.dtype[Any]) -> Any:
+    def rates(self, steps: int) -> list[float]:
         # In the variables' own precision, where 1 - beta**t loses digits in the first steps, and from betas
         # rounded to float32: that is how Keras gets its numbers.
-        number = dtype.type
-        step = number(self._iterations + 1)
-        power_1, power_2 = (number(np.float32(beta)) ** step for beta in (self.beta_1, self.beta_2))
-        one = number(1)
-        return number(self._learning_rate) * np.sqrt(one - power_2) / (one - power_1)
+        number = self._clipped.dtype.type
+        beta_1, beta_2 = (number(np.float32(beta)) for beta in (self.beta_1, self.beta_2))
+        one, rate = number(1), number(self._learning_rate)
+        first = self._iterations + 1
+        powers = [(beta_1 ** number(step), beta_2 ** number(step)) for step in range(first, first + steps)]
+        return [float(rate * np.sqrt(one - power_2) / (one - power_1)) for power_1, power_2 in powers]
 
 
 _BY_NAME: dict[str, type[Optimizer]] = {"sgd": SGD, "rmsprop": RMSprop, "adam": Adam}

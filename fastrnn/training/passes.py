@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastrnn.training.callbacks import Hook
-from fastrnn.training.data import Data, batches
+from fastrnn.training.data import Batches, Data
 
 Step = Callable[[Data], float]
 
@@ -37,8 +37,8 @@ class Pass:
         for hook in hooks:
             hook(*args)
 
-    def step(self, k: int) -> None:
-        """Takes step k."""
+    def advance(self, most: int) -> None:
+        """Takes at least one step, and `most` at most."""
         raise NotImplementedError
 
     def loss(self) -> float:
@@ -60,11 +60,11 @@ class HostPass(Pass):
     def __init__(self, take: Step, *pass_: Any) -> None:
         super().__init__(*pass_)
         self._take = take
-        self._batches = batches(self.data, self.size, self.order)
+        self._batches = Batches(self.data, self.size, self.order)
         self._total = 0.0
 
-    def step(self, k: int) -> None:
-        batch = next(self._batches)
+    def advance(self, most: int) -> None:
+        batch = self._batches[self.done]
         self._total += self._take(batch) * len(batch.x)
         self.done += 1
 

@@ -1,0 +1,80 @@
+"""Passes whose steps a backend takes by itself, many in one call: one that has the contract's `model_steps`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from time import perf_counter
+from typing import Any
+
+from fastrnn.layers.rnn import RNN
+from fastrnn.training.callbacks import Hook
+from fastrnn.training.description import Description, describe
+from fastrnn.training.passes import HostPass, Step
+
+# A call takes at most twice as long, so that an interruption is heard.
+CALL_SECONDS = 0.01
+
+
+class FusedPass(HostPass):
+    """A pass of a model as it was described, data that `run` takes. A batch that the backend does not take after all
+    goes to `plain`, the model's own step; so does the rest of the pass once the model has become another one."""
+
+    def __init__(self, run: Any, description: Description, plain: Step, *pass_: Any) -> None:
+        super().__init__(plain, *pass_)
+        self._run, self._description = run, description
+        self._same = True
+        self._end = self.model._end
+        self._flat: Any = self.model.flat_weights
+        self._stride = 1
+        if self.training:
+            for layer in self.model.layers:
+                layer.forget()
+        run.begin(*self.data, self.order, self.size, self.training)
+        self._bind()
+
+    def call(self, hooks: Sequence[Hook], *args: Any) -> None:
+        super().call(hooks, *args)
+        if hooks:  # they may have changed the model
+            self._flat = None
+
+    def advance(self, most: int) -> None:
+        model, training, optimizer = self.model, self.training, self.model.optimizer
+        if not self._is_as_described():
+            return super().advance(most)
+        counted, clips = self._end.counts(model.metrics), training and optimizer.clips
+        steps = min(most, self._stride) if counted and not clips else 1
+        began = perf_counter()
+        done, self._total, correct, p = self._run.run(
+            self.done, optimizer.rates(steps) if training else [0.0] * steps, self._total
+        )
+        if not done:
+            return super().advance(most)
+        if perf_counter() - began < CALL_SECONDS:
+            self._stride *= 2
+        before, first = self.seen(), self.done
+        self.done += done
+        y = self.data.y if counted else self._batches[first].y
+        self._end.measure(correct, p, y, self.seen() - before, model.metrics)
+        if clips:
+            optimizer.apply(model.flat_weights, model.flat_grads)
+        elif training:
+            optimizer.iterations += done
+
+    def _is_as_described(self) -> bool:
+        model = self.model
+        model.ensure_layout()  # a callback may have used another model that shares layers
+        if model.flat_weights is not self._flat:
+            self._same = self._same and model.loss is self._end.loss and describe(model) == self._description
+            self._flat = model.flat_weights
+            if self._same:
+                self._bind()
+        return self._same
+
+    def _bind(self) -> None:
+        model, rule, dropouts = self.model, None, None
+        if self.training:
+            if not model.optimizer.clips:
+                rule = model.optimizer.rule()
+            layers = [layer for layer in model.layers if isinstance(layer, RNN)]
+            dropouts = [layer.dropouts() for layer in layers]
+        self._run.bind(model.flat_weights, model.flat_grads, rule, dropouts)
