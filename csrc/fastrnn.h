@@ -130,6 +130,7 @@ typedef struct {
     int64_t V, D;               /* of the embedding; V is 0 where x holds numbers */
     const void *table;          /* (V, D), where rows are looked up before the layers; NULL: they take ids */
     void *dtable;               /* its gradient, written in training */
+    uint8_t *mask;              /* (B, T), written: 0 where a token id is; the layers' masks; NULL: 0 is no padding */
     frnn_samples x, y, weights; /* x: (T, I) numbers, or (T) token ids for an embedding */
     const int64_t *order;       /* of samples; NULL: as they lie */
     double total;               /* losses times their batch's samples are added to it */

@@ -42,6 +42,11 @@ static const void *batch_of(const frnn_samples *samples, const int64_t *order, i
     return samples->room;
 }
 
+static void mask_padding(uint8_t *mask, const void *ids, int32_t id_bytes, int64_t n) {
+    for (int64_t k = 0; k < n; k++)
+        mask[k] = id_bytes == 4 ? ((const int32_t *)ids)[k] != 0 : ((const int64_t *)ids)[k] != 0;
+}
+
 /* 1: done; 0: a token id is outside the table, and nothing was; -1: memory ran out. */
 static int step(frnn_model *m, int64_t first, double rate) {
     frnn_call *inputs = m->layer[0];
@@ -57,6 +62,7 @@ static int step(frnn_model *m, int64_t first, double rate) {
         inputs->ids = x, inputs->id_bytes = id_bytes;
     else
         frnn_gather(m->table, m->V, m->D * bits / 8, x, id_bytes, tokens, (void *)inputs->x);
+    if (m->mask) mask_padding(m->mask, x, id_bytes, tokens);
     head->y = batch_of(&m->y, m->order, first, n);
     head->weights = batch_of(&m->weights, m->order, first, n);
     for (int64_t k = 0; k < m->drops; k++) mask_draw(&m->drop[k], bits);

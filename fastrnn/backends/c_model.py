@@ -162,6 +162,8 @@ class _Batch:
         self._head = model.head = head = ffi.new("frnn_head *")
         if layers.embedding is not None:
             model.V, model.D = layers.embedding.inputs, layers.embedding.units
+            if layers.embedding.mask_zero:
+                model.mask = self._room(batch, time, dtype=np.dtype(np.uint8))
         for part in layers.recurrent:
             self._calls.append(self._call(part, batch, time))
         self._layer = model.layer = ffi.new("frnn_call *[]", self._calls)
@@ -194,6 +196,7 @@ class _Batch:
             call.dx = self._room(batch, time, inputs)
             if embedding is not None:  # rows are looked up before
                 call.x = self._room(batch, time, inputs)
+        call.mask = self._model.mask
         call.y = self._room(batch, time if part.return_sequences else 1, units)
         call.hT, call.dh0 = self._room(batch, units), self._room(batch, units)
         if cell == lib.FRNN_LSTM:
@@ -299,7 +302,6 @@ def model_steps(
         or not recurrent
         or any(part.kind not in _CELLS for part in recurrent)
         or any(part.return_sequences is (part is recurrent[-1]) for part in recurrent)
-        or (embedding is not None and embedding.mask_zero)
         or any(part.units != following.inputs for part, following in pairwise(parts))
     ):
         return None
