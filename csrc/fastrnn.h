@@ -124,8 +124,10 @@ typedef struct {
 typedef struct {
     int64_t layers, drops;
     frnn_call **layer;
-    frnn_drop *drop;            /* masks for these layers, in the order in which they are drawn */
-    frnn_head *head;            /* whose dW is NULL where there is no training */
+    const void **factors; /* (layers + 1): what a layer's inputs, and those of the end, are multiplied with in place,
+                             NULL: nothing; so are their gradients. Not for inputs that are numbers of x */
+    frnn_drop *drop;      /* masks for all of these, in the order in which they are drawn */
+    frnn_head *head;      /* whose dW is NULL where there is no training */
     const frnn_update *update;  /* NULL: weights stay as they are */
     int64_t V, D;               /* of the embedding; V is 0 where x holds numbers */
     const void *table;          /* (V, D), where rows are looked up before the layers; NULL: they take ids */

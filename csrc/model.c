@@ -47,6 +47,14 @@ static void mask_padding(uint8_t *mask, const void *ids, int32_t id_bytes, int64
         mask[k] = id_bytes == 4 ? ((const int32_t *)ids)[k] != 0 : ((const int64_t *)ids)[k] != 0;
 }
 
+static void multiply(const void *x, const void *factors, int64_t n, int32_t real_bits) {
+    for (int64_t k = 0; factors && k < n; k++)
+        if (real_bits == 32)
+            ((float *)x)[k] *= ((const float *)factors)[k];
+        else
+            ((double *)x)[k] *= ((const double *)factors)[k];
+}
+
 /* 1: done; 0: a token id is outside the table, and nothing was; -1: memory ran out. */
 static int step(frnn_model *m, int64_t first, double rate) {
     frnn_call *inputs = m->layer[0];
@@ -67,12 +75,20 @@ static int step(frnn_model *m, int64_t first, double rate) {
     head->weights = batch_of(&m->weights, m->order, first, n);
     for (int64_t k = 0; k < m->drops; k++) mask_draw(&m->drop[k], bits);
 
-    for (int64_t k = 0; k < m->layers; k++)
-        if (frnn_forward(m->layer[k])) return -1;
+    for (int64_t k = 0; k < m->layers; k++) {
+        const frnn_call *layer = m->layer[k];
+        multiply(layer->x, m->factors[k], tokens * layer->I, bits);
+        if (frnn_forward(layer)) return -1;
+    }
+    multiply(head->x, m->factors[m->layers], n * head->I, bits);
     frnn_head_run(head);
     if (head->dW) {
-        for (int64_t k = m->layers - 1; k >= 0; k--)
-            if (frnn_backward(m->layer[k])) return -1;
+        multiply(head->dx, m->factors[m->layers], n * head->I, bits);
+        for (int64_t k = m->layers - 1; k >= 0; k--) {
+            const frnn_call *layer = m->layer[k];
+            if (frnn_backward(layer)) return -1;
+            multiply(layer->dx, m->factors[k], tokens * layer->I, bits);
+        }
         if (m->table) frnn_scatter_add(inputs->dx, bits, m->D, x, id_bytes, tokens, m->dtable, m->V);
     }
     if (m->update) {

@@ -35,6 +35,13 @@ MODELS: dict[str, Callable[[], list[Any]]] = {
         20, fr.GRU(3, return_sequences=True, go_backwards=True), fr.LSTM(8, recurrent_dropout=0.2), mask_zero=True
     ),
     "padding, many words": lambda: embedded(300, fr.LSTM(9, dropout=0.1, zero_output_for_mask=True), mask_zero=True),
+    "Dropout": lambda: embedded(20, fr.Dropout(0.3), fr.LSTM(8, dropout=0.1), fr.Dropout(0.5)),
+    "Dropout of sequences": lambda: [
+        fr.GRU(6, return_sequences=True, recurrent_dropout=0.2),
+        fr.Dropout(0.4),
+        fr.LSTM(8),
+        fr.Dropout(0),
+    ],
     "stacked": lambda: embedded(
         50,
         fr.LSTM(8, return_sequences=True, dropout=0.3),

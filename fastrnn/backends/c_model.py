@@ -6,7 +6,7 @@ Python between kernels takes a sixth of a step of the textbook chapter's models,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -70,6 +70,7 @@ class Layers(NamedTuple):
 
     embedding: Part | None
     recurrent: Sequence[Part]
+    dropped: Sequence[bool]  # whether a Dropout lies before each of them, and before the Dense
     dense: Part
     loss: str
     dtype: np.dtype[Any]
@@ -86,7 +87,7 @@ class Bound(NamedTuple):
 
 class CModelSteps:
     """The contract's model_steps, for a chain of recurrent layers, an embedding before them or not, and a Dense with
-    its cross-entropy after the last one's last output."""
+    its cross-entropy after the last one's last output; between them a Dropout or none."""
 
     def __init__(self, layers: Layers) -> None:
         self._layers = layers
@@ -96,7 +97,7 @@ class CModelSteps:
         self._batches: dict[tuple[int, int], _Batch] = {}
 
     def takes(self, x: np.ndarray, y: np.ndarray, weights: np.ndarray | None, size: int) -> bool:
-        embedding, recurrent, dense, _, dtype = self._layers
+        embedding, recurrent, _, dense, _, dtype = self._layers
         samples = len(x)
         return (
             (
@@ -190,7 +191,11 @@ class _Batch:
         if self._calls:
             call.x, call.dx = self._calls[-1].y, self._room(batch, time, inputs)
             self._calls[-1].dy = call.dx
-        elif embedding is not None and takes_ids(embedding.inputs, batch * time, max(inputs, gates * units)):
+        elif (
+            embedding is not None
+            and not self._layers.dropped[0]
+            and takes_ids(embedding.inputs, batch * time, max(inputs, gates * units))
+        ):
             call.V = embedding.inputs  # the table and its gradient lie among the weights
         else:
             call.dx = self._room(batch, time, inputs)
@@ -264,20 +269,33 @@ class _Batch:
             else:
                 model.table, model.dtable = at, gradient
         self._update = model.update = ffi.NULL if rule is None else new_update(w, g, rule)
-        self._set_dropouts(dropouts or [None] * len(self._calls))
+        self._set_dropouts(iter(dropouts or ()))
 
-    def _set_dropouts(self, dropouts: Sequence[Dropouts | None]) -> None:
+    def _set_dropouts(self, dropouts: Iterator[Dropouts]) -> None:
+        """Without any, nothing is dropped."""
         drops: list[tuple[Any, ...]] = []
-        for part, call, dropout in zip(self._layers.recurrent, self._calls, dropouts, strict=True):
-            drawn = (0.0, 0, 0.0, 0) if dropout is None else dropout[1:]
-            for name, width, rate, masks in (("x", part.inputs, *drawn[:2]), ("h", part.units, *drawn[2:])):
-                room = ffi.NULL
-                if dropout is not None and masks:
-                    room = self._mask_room(len(drops), masks * call.B * width)
-                    generator = ffi.cast("void *", dropout.generator.bit_generator.ctypes.bit_generator.value)
-                    drops.append((generator, rate, masks * call.B * width, room))
-                setattr(call, f"{name}_masks", masks)
-                setattr(call, f"{name}_mask", room)
+        none = Dropouts(None, 0.0, 0, 0.0, 0)
+
+        def mask(dropout: Dropouts, rate: float, size: int) -> Any:
+            """Where the mask will be, NULL if it has no entries."""
+            if not size:
+                return ffi.NULL
+            assert dropout.generator is not None
+            generator = ffi.cast("void *", dropout.generator.bit_generator.ctypes.bit_generator.value)
+            drops.append((generator, rate, size, self._mask_room(len(drops), size)))
+            return drops[-1][-1]
+
+        inputs = [*(call.B * call.T * call.I for call in self._calls), self._head.n * self._head.I]
+        self._factors = self._model.factors = ffi.new("void *[]", len(inputs))
+        for k, (size, dropped) in enumerate(zip(inputs, self._layers.dropped, strict=True)):
+            if dropped:
+                dropout = next(dropouts, none)
+                self._factors[k] = mask(dropout, dropout.x_rate, dropout.x_masks * size)
+            if k < len(self._calls):
+                call, dropout = self._calls[k], next(dropouts, none)
+                call.x_masks, call.h_masks = dropout.x_masks, dropout.h_masks
+                call.x_mask = mask(dropout, dropout.x_rate, call.x_masks * call.B * call.I)
+                call.h_mask = mask(dropout, dropout.h_rate, call.h_masks * call.B * call.H)
         self._drops = self._model.drop = ffi.new("frnn_drop[]", drops)
         self._model.drops = len(drops)
 
@@ -294,15 +312,26 @@ def model_steps(
     parts: Sequence[Part], goal: Goal, spans: Sequence[tuple[int, int]], dtype: np.dtype[Any]
 ) -> CModelSteps | None:
     embedding = parts[0] if parts[0].kind == "embedding" else None
-    recurrent, dense = parts[embedding is not None : -1], parts[-1]
+    dense = parts[-1]
+    recurrent: list[Part] = []
+    dropped = [False]
+    for part in parts[embedding is not None : -1]:
+        if part.kind in _CELLS:
+            recurrent.append(part)
+            dropped.append(False)
+        elif part.kind == "dropout" and not dropped[-1]:
+            dropped[-1] = True
+        else:
+            return None
+    chain = [*([] if embedding is None else [embedding]), *recurrent, dense]
     if (
         dense.kind != "dense"
         or goal.source != "linked"
         or goal.loss not in HEADS
         or not recurrent
-        or any(part.kind not in _CELLS for part in recurrent)
+        or (dropped[0] and embedding is None)
         or any(part.return_sequences is (part is recurrent[-1]) for part in recurrent)
-        or any(part.units != following.inputs for part, following in pairwise(parts))
+        or any(part.units != following.inputs for part, following in pairwise(chain))
     ):
         return None
-    return CModelSteps(Layers(embedding, recurrent, dense, goal.loss, dtype))
+    return CModelSteps(Layers(embedding, recurrent, dropped, dense, goal.loss, dtype))

@@ -36,9 +36,9 @@ A backend may also have the following, which make a training step shorter; where
                                      prepared them, weights of the samples or None.
         begin(x, y, weights, order, size, training)  A pass over data that it takes, in an order of samples or as they
                                      lie. The arrays are read, and what they hold is checked, batch by batch.
-        bind(w, g, rule, dropouts)   From now on steps read the flat array of weights and, in training, draw the masks
-                                     of each recurrent layer, Dropouts, write the array of gradients and then, unless
-                                     there is no Rule, change the weights.
+        bind(w, g, rule, dropouts)   From now on steps read the flat array of weights and, in training, draw masks, by
+                                     a Dropouts for each recurrent layer and Dropout, write the array of gradients and
+                                     then, unless there is no Rule, change the weights.
         run(first, rates, total) -> Done  As many steps as there are learning rates, from step `first` of the pass on;
                                      fewer at the end, before a batch of another size, and before one with a token id
                                      that is not in the table.
@@ -218,10 +218,10 @@ Rule = tuple[Any, ...]
 
 
 class Dropouts(NamedTuple):
-    """How a recurrent layer's masks are drawn in a step, those of inputs first: rates, and how many there are of each,
-    1 for all gates or as many as those, 0 for no dropout."""
+    """How a layer's masks are drawn in a step, those of inputs first: rates, and how many there are of each, 0 for no
+    dropout. A recurrent layer has one for all gates or one for each, a Dropout one."""
 
-    generator: np.random.Generator
+    generator: np.random.Generator | None
     x_rate: float
     x_masks: int
     h_rate: float

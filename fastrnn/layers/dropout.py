@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastrnn.arguments import real
+from fastrnn.backends.contract import Dropouts
 from fastrnn.layers.base import Layer
 from fastrnn.random import dropout_mask, generator
 
@@ -33,6 +34,10 @@ class Dropout(Layer):
         if self.rate == 1.0:
             return np.zeros(shape, self.dtype)
         return dropout_mask(self._rng, self.rate, shape, self.dtype)
+
+    def dropouts(self) -> Dropouts:
+        """How `draw` draws it, for a backend that does."""
+        return Dropouts(self._rng, self.rate, 1 if self.rate else 0, 0.0, 0)
 
     def __call__(self, x: Any, mask: np.ndarray | None = None, training: bool = False) -> np.ndarray:
         array: np.ndarray = np.asarray(x)

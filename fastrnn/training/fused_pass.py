@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from time import perf_counter
 from typing import Any
 
+from fastrnn.layers.dropout import Dropout
 from fastrnn.layers.rnn import RNN
 from fastrnn.training.callbacks import Hook
 from fastrnn.training.description import Description, describe
@@ -75,6 +76,5 @@ class FusedPass(HostPass):
         if self.training:
             if not model.optimizer.clips:
                 rule = model.optimizer.rule()
-            layers = [layer for layer in model.layers if isinstance(layer, RNN)]
-            dropouts = [layer.dropouts() for layer in layers]
+            dropouts = [layer.dropouts() for layer in model.layers if isinstance(layer, RNN | Dropout)]
         self._run.bind(model.flat_weights, model.flat_grads, rule, dropouts)
