@@ -135,14 +135,14 @@ typedef struct {
     uint8_t *mask;              /* (B, T), written: 0 where a token id is; the layers' masks; NULL: 0 is no padding */
     frnn_samples x, y, weights; /* x: (T, I) numbers, or (T) token ids for an embedding */
     const int64_t *order;       /* of samples; NULL: as they lie */
+    int64_t done;               /* steps: counted up */
     double total;               /* losses times their batch's samples are added to it */
     int64_t correct;            /* so is how many predictions are right */
 } frnn_model;
 
 /* Takes `steps` steps, on batches that begin at sample `first` and follow one another; step k updates weights at
- * rates[k]. Gives how many were done: fewer where a batch has a token id outside [0, V), or, then *failed is 1, memory
- * ran out. */
-int64_t frnn_steps(frnn_model *model, int64_t first, int64_t steps, const double *rates, int32_t *failed);
+ * rates[k]. Ends early before a batch with a token id outside [0, V). 0, or -1 where memory ran out. */
+int frnn_steps(frnn_model *model, int64_t first, int64_t steps, const double *rates);
 
 /* Streams: a chain of layers that takes one time step at a time and keeps its states. Arrays are the caller's. */
 enum { FRNN_STAGE_LSTM = 0, FRNN_STAGE_GRU = 1, FRNN_STAGE_GRU_RESET_BEFORE = 2, FRNN_STAGE_DENSE = 3 };

@@ -96,15 +96,14 @@ static int step(frnn_model *m, int64_t first, double rate) {
         update.rate = rate;
         frnn_optimize(&update);
     }
+    m->done++;
     m->total += head->loss * (double)n;
     m->correct += head->correct;
     return 1;
 }
 
-int64_t frnn_steps(frnn_model *model, int64_t first, int64_t steps, const double *rates, int32_t *failed) {
-    int done = 1;
-    int64_t k = 0;
-    for (; k < steps && done == 1; k += done == 1) done = step(model, first + k * model->head->n, rates[k]);
-    *failed = done < 0;
-    return k;
+int frnn_steps(frnn_model *model, int64_t first, int64_t steps, const double *rates) {
+    int result = 1;
+    for (int64_t k = 0; k < steps && result == 1; k++) result = step(model, first + k * model->head->n, rates[k]);
+    return result < 0 ? -1 : 0;
 }

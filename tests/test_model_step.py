@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 import weakref
 from collections.abc import Callable
 from types import ModuleType
@@ -87,9 +88,8 @@ def taken(c_backend: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     run = CModelSteps.run
 
     def counted(self: Any, *args: Any) -> Any:
-        done = run(self, *args)
-        steps.extend([1] * done.steps)
-        return done
+        run(self, *args)
+        steps.extend([1] * self.done().steps)
 
     monkeypatch.setattr(CModelSteps, "run", counted)
     return steps
@@ -190,6 +190,34 @@ def test_data_that_lies_apart(taken: list[int], name: str, view: Callable[[Any],
     want = fit(make(name), **{key: array.copy() for key, array in arrays.items()}, shuffle=shuffle)
     for key, value in want.items():
         np.testing.assert_array_equal(found[key], value, err_msg=str(key))
+
+
+def test_an_interruption_among_many_steps(monkeypatch: pytest.MonkeyPatch, taken: list[int]) -> None:
+    """The optimizer has counted what the weights have seen."""
+    monkeypatch.setattr("fastrnn.training.fused_pass.CALL_SECONDS", 1e9)
+    model, other = (make("lstm", optimizer=fr.Adam(0.01)) for _ in range(2))
+    x, y = (np.tile(array, (2000, 1)[: array.ndim]) for array in data(model))
+    for either in (model, other):
+        fr.set_seed(3)
+        either.build((None, TIME))
+        either.compile(either.optimizer, "binary_crossentropy")
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(KeyboardInterrupt):
+            fit(model, x, y, batch_size=1, shuffle=False, epochs=100)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert model.optimizer is not None
+    steps = model.optimizer.iterations
+    assert 0 < steps < len(x)
+    fit(other, x[:steps], y[:steps], batch_size=1, shuffle=False, epochs=1)
+    for ours, theirs in zip(model.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 class Meddler(fr.Callback):

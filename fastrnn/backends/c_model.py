@@ -95,6 +95,7 @@ class CModelSteps:
         self._columns = 1 if sparse else layers.dense.units
         self._y_dtype = np.dtype(np.int64) if sparse else layers.dtype
         self._batches: dict[tuple[int, int], _Batch] = {}
+        self._running: _Batch | None = None
 
     def takes(self, x: np.ndarray, y: np.ndarray, weights: np.ndarray | None, size: int) -> bool:
         embedding, recurrent, _, dense, _, dtype = self._layers
@@ -138,13 +139,19 @@ class CModelSteps:
     def bind(self, w: np.ndarray, g: np.ndarray, rule: Rule | None, dropouts: Sequence[Dropouts] | None) -> None:
         self._bound = Bound(w, g, rule, dropouts)
 
-    def run(self, first: int, rates: Sequence[float], total: float) -> Done:
+    def run(self, first: int, rates: Sequence[float], total: float) -> None:
+        self._running = None
         if first < self._whole:
             batch, rates = self._pass[0], rates[: self._whole - first]
         else:
             batch, rates = self._pass[1], rates[:1]
         assert batch is not None
-        return batch.run(first * self._size, self._bound, rates, total)
+        batch.clear(total)
+        self._running = batch
+        batch.run(first * self._size, self._bound, rates)
+
+    def done(self) -> Done | None:
+        return None if self._running is None else self._running.done()
 
 
 class _Batch:
@@ -155,7 +162,6 @@ class _Batch:
         self._kept: list[np.ndarray] = []  # what the structs point to
         self._mask_rooms: list[np.ndarray] = []
         self._bound: Bound | None = None
-        self._failed = ffi.new("int32_t *")
         self._training = False
         self._reserves: list[Any] = []
         self._calls: list[Any] = []
@@ -236,15 +242,17 @@ class _Batch:
         elif not samples.room:
             samples.room = self._room(self._head.n, *array.shape[1:], dtype=array.dtype)
 
-    def run(self, sample: int, bound: Bound, rates: Sequence[float], total: float) -> Done:
+    def clear(self, total: float) -> None:
+        self._model.done, self._model.total, self._model.correct = 0, total, 0
+
+    def run(self, sample: int, bound: Bound, rates: Sequence[float]) -> None:
         if self._bound is not bound:
             self._bind(bound)
-        model = self._model
-        model.total, model.correct = total, 0
-        done = lib.frnn_steps(model, sample, len(rates), rates, self._failed)
-        if self._failed[0]:
+        if lib.frnn_steps(self._model, sample, len(rates), rates):
             raise MemoryError(NO_MEMORY)
-        return Done(done, model.total, model.correct, self._p)
+
+    def done(self) -> Done:
+        return Done(self._model.done, self._model.total, self._model.correct, self._p)
 
     def _bind(self, bound: Bound) -> None:
         """Points the structs to weights, gradients and slots, and to what dropout draws from."""

@@ -39,9 +39,10 @@ A backend may also have the following, which make a training step shorter; where
         bind(w, g, rule, dropouts)   From now on steps read the flat array of weights and, in training, draw masks, by
                                      a Dropouts for each recurrent layer and Dropout, write the array of gradients and
                                      then, unless there is no Rule, change the weights.
-        run(first, rates, total) -> Done  As many steps as there are learning rates, from step `first` of the pass on;
+        run(first, rates, total)     As many steps as there are learning rates, from step `first` of the pass on;
                                      fewer at the end, before a batch of another size, and before one with a token id
                                      that is not in the table.
+        done() -> Done or None       What the last run did, also if it was interrupted; None if it did not begin.
     training(parts, goal, spans, dtype) -> an object that keeps a whole model where it trains
         The layers, Parts; what is minimised and measured, a Goal; from where to where in the flat array of weights each
         variable lies. It has

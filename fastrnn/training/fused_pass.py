@@ -44,22 +44,24 @@ class FusedPass(HostPass):
             return super().advance(most)
         counted, clips = self._end.counts(model.metrics), training and optimizer.clips
         steps = min(most, self._stride) if counted and not clips else 1
-        began = perf_counter()
-        done, self._total, correct, p = self._run.run(
-            self.done, optimizer.rates(steps) if training else [0.0] * steps, self._total
-        )
-        if not done:
+        rates = optimizer.rates(steps) if training else [0.0] * steps
+        first, seen, began = self.done, self.seen(), perf_counter()
+        try:
+            self._run.run(first, rates, self._total)
+        finally:  # of what was done when somebody interrupts, the weights have changed
+            done = self._run.done()
+            if done is not None:
+                self.done, self._total = first + done.steps, done.total
+                if training and not clips:
+                    optimizer.iterations += done.steps
+        if not done.steps:
             return super().advance(most)
         if perf_counter() - began < CALL_SECONDS:
             self._stride *= 2
-        before, first = self.seen(), self.done
-        self.done += done
         y = self.data.y if counted else self._batches[first].y
-        self._end.measure(correct, p, y, self.seen() - before, model.metrics)
+        self._end.measure(done.correct, done.p, y, self.seen() - seen, model.metrics)
         if clips:
             optimizer.apply(model.flat_weights, model.flat_grads)
-        elif training:
-            optimizer.iterations += done
 
     def _is_as_described(self) -> bool:
         model = self.model
