@@ -104,10 +104,11 @@ typedef struct {
 } frnn_update;
 void frnn_optimize(const frnn_update *update);
 
-/* What draws a dropout mask: each entry is 0 with probability rate, else 1 / (1 - rate). */
+/* What draws a dropout mask: each entry is 0 with probability rate, else `kept`. */
 typedef struct {
-    const void *generator; /* NumPy's bitgen_t; an entry takes one of its 32-bit numbers, as Generator.random does */
-    double rate;           /* in (0, 1) */
+    const void *generator; /* NumPy's bitgen_t; an entry takes one of its 32-bit numbers, as Generator.random does;
+                              NULL: all are 0 */
+    double rate, kept;     /* rate in (0, 1) */
     int64_t n;
     void *mask; /* (n), written */
 } frnn_drop;

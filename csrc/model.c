@@ -18,11 +18,15 @@ typedef struct {
 /* Generator.random(dtype="float32") gives 24 bits of such a number, divided by 2^24, and at least `rate` of them, as a
  * float too, keeps an entry. Looked up, since a branch would be missed as often as entries are dropped. */
 #define DRAW(REAL)                                                                                                     \
-    const REAL entry[2] = {0, (REAL)(1 / (1 - drop->rate))};                                                           \
+    const REAL entry[2] = {0, (REAL)drop->kept};                                                                       \
     for (int64_t k = 0; k < drop->n; k++)                                                                              \
         ((REAL *)drop->mask)[k] = entry[generator->next_uint32(generator->state) >> 8 >= least];
 static void mask_draw(const frnn_drop *drop, int32_t real_bits) {
     const bit_generator *generator = drop->generator;
+    if (!generator) {
+        memset(drop->mask, 0, (size_t)(drop->n * real_bits / 8));
+        return;
+    }
     const uint32_t least = (uint32_t)ceilf((float)drop->rate * 0x1p24f);
     if (real_bits == 32) {
         DRAW(float)

@@ -41,6 +41,14 @@ def generator(seed: int | None = None) -> np.random.Generator:
 
 def dropout_mask(rng: np.random.Generator, rate: float, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """Factors for inverted dropout: 0 with probability `rate`, which is below 1, else 1 / (1 - rate)."""
-    keep = rng.random(shape, dtype=np.float32) >= rate
-    mask: np.ndarray = np.multiply(keep, 1.0 / (1.0 - rate), dtype=dtype)
+    kept = dropout_scale(rate, dtype)
+    keep = rng.random(shape, dtype=np.float32) >= float(rate)
+    mask: np.ndarray = np.multiply(keep, kept, dtype=dtype)
     return mask
+
+
+def dropout_scale(rate: float, dtype: Any) -> float:
+    """1 / (1 - rate), as a number of `dtype`. ValueError for a rate outside [0, 1)."""
+    if not 0 <= rate < 1:
+        raise ValueError(f"a rate of dropout must be in [0, 1), got {rate}")
+    return float(np.dtype(dtype).type(1.0 / (1.0 - float(rate))))

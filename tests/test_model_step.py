@@ -85,13 +85,15 @@ def taken(c_backend: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     from fastrnn.backends.c_model import CModelSteps
 
     steps: list[int] = []
-    run = CModelSteps.run
+    done = CModelSteps.done
 
-    def counted(self: Any, *args: Any) -> Any:
-        run(self, *args)
-        steps.extend([1] * self.done().steps)
+    def counted(self: Any) -> Any:
+        found = done(self)
+        if found is not None:
+            steps.extend([1] * found.steps)
+        return found
 
-    monkeypatch.setattr(CModelSteps, "run", counted)
+    monkeypatch.setattr(CModelSteps, "done", counted)
     return steps
 
 
@@ -255,6 +257,58 @@ def test_what_goes_layer_by_layer(monkeypatch: pytest.MonkeyPatch, taken: list[i
     both_ways(monkeypatch, sequences, x, np.repeat(y[:, None, None], TIME, 1))
     both_ways(monkeypatch, squared, x, y)
     assert taken == []
+
+
+@pytest.mark.parametrize("built_for", [None, 4, "float64"])
+@pytest.mark.parametrize("how", ["before", "in a callback"])
+def test_an_optimizer_that_is_not_for_these_weights(c_backend: ModuleType, built_for: Any, how: str) -> None:
+    class Replace(fr.Callback):
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            self.model.optimizer = optimizer
+
+    model, optimizer = make("lstm"), fr.Adam()
+    model.build((None, TIME))
+    if built_for is not None:
+        size, dtype = (4, "float32") if built_for == 4 else (model.flat_weights.size, built_for)
+        optimizer.build(np.zeros(size, dtype), [(size,)])
+    if how == "before":
+        model.optimizer = optimizer
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=r"build the optimizer first|as the optimizer was built for"):
+        fit(model, *data(model), callbacks=[Replace()])
+    if how == "before":
+        np.testing.assert_array_equal(model.get_weights()[0], before[0])
+
+
+def test_rates_that_callbacks_set(monkeypatch: pytest.MonkeyPatch, taken: list[int]) -> None:
+    """All dropped, which draws nothing; a rate in NumPy's double precision; one that a layer cannot have."""
+
+    class Set(fr.Callback):
+        def __init__(self, rates: Any) -> None:
+            self.rates = rates
+
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            self.model.layers[3].rate = self.rates[epoch]
+
+            self.model.layers[2].dropout = np.float64(0.51)
+
+    x, y = data(make("Dropout"))
+    both_ways(monkeypatch, lambda: make("Dropout"), x, y, callbacks=[Set([1.0, 0.5, 0.0])], epochs=3)
+    assert len(taken) == 4 * 3
+    model = make("lstm")
+    model.layers[1].dropout = 1.0
+    with pytest.raises(ValueError, match=r"a rate of dropout must be in \[0, 1\), got 1"):
+        fit(model, *data(model))
+
+
+def test_a_dropout_of_another_type(monkeypatch: pytest.MonkeyPatch, taken: list[int]) -> None:
+    def mixed() -> fr.Sequential:
+        model = make("Dropout", dtype="float64")
+        model.layers[3].dtype = np.dtype("float32")
+        return model
+
+    both_ways(monkeypatch, mixed, *data(make("Dropout")))
+    assert len(taken) == (2 + 1) * 3
 
 
 def test_what_is_changed_before_the_first_step(monkeypatch: pytest.MonkeyPatch, taken: list[int]) -> None:

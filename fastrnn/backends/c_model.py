@@ -15,7 +15,7 @@ import numpy as np
 from fastrnn._kernels import ffi, lib
 
 from .c_arrays import point
-from .contract import Done, Dropouts, Goal, Part, Rule
+from .contract import Done, Drawn, Dropouts, Goal, Part, Rule
 from .memory import reserves
 
 _CELLS = {"lstm": (lib.FRNN_LSTM, 4, 0), "gru": (lib.FRNN_GRU, 3, 1), "gru_reset_before": (lib.FRNN_GRU, 3, 0)}
@@ -82,7 +82,7 @@ class Bound(NamedTuple):
     w: np.ndarray
     g: np.ndarray
     rule: Rule | None
-    dropouts: Sequence[Dropouts] | None
+    dropouts: Dropouts | None
 
 
 class CModelSteps:
@@ -136,7 +136,7 @@ class CModelSteps:
             self._batches[batch, time] = _Batch(self._layers, batch, time)
         return self._batches[batch, time]
 
-    def bind(self, w: np.ndarray, g: np.ndarray, rule: Rule | None, dropouts: Sequence[Dropouts] | None) -> None:
+    def bind(self, w: np.ndarray, g: np.ndarray, rule: Rule | None, dropouts: Dropouts | None) -> None:
         self._bound = Bound(w, g, rule, dropouts)
 
     def run(self, first: int, rates: Sequence[float], total: float) -> None:
@@ -151,7 +151,8 @@ class CModelSteps:
         batch.run(first * self._size, self._bound, rates)
 
     def done(self) -> Done | None:
-        return None if self._running is None else self._running.done()
+        ran, self._running = self._running, None
+        return None if ran is None else ran.done()
 
 
 class _Batch:
@@ -233,13 +234,13 @@ class _Batch:
     def _samples(self, samples: Any, array: np.ndarray | None, ordered: bool) -> None:
         """Points to an array of data. Entries that do not follow one another are brought together, batch by batch."""
         if array is None:
-            samples.entries = ffi.NULL
+            samples.entries = samples.room = ffi.NULL
             return
-        samples.entries = ffi.cast("void *", array.ctypes.data)
-        samples.stride, samples.bytes = array.strides[0], array[0].nbytes
+        size, samples.bytes = samples.bytes, array[0].nbytes
+        samples.entries, samples.stride = ffi.cast("void *", array.ctypes.data), array.strides[0]
         if not ordered and samples.stride == samples.bytes:
             samples.room = ffi.NULL
-        elif not samples.room:
+        elif not samples.room or samples.bytes != size:
             samples.room = self._room(self._head.n, *array.shape[1:], dtype=array.dtype)
 
     def clear(self, total: float) -> None:
@@ -279,31 +280,28 @@ class _Batch:
         self._update = model.update = ffi.NULL if rule is None else new_update(w, g, rule)
         self._set_dropouts(iter(dropouts or ()))
 
-    def _set_dropouts(self, dropouts: Iterator[Dropouts]) -> None:
+    def _set_dropouts(self, dropouts: Iterator[tuple[Drawn | None, Drawn | None]]) -> None:
         """Without any, nothing is dropped."""
         drops: list[tuple[Any, ...]] = []
-        none = Dropouts(None, 0.0, 0, 0.0, 0)
 
-        def mask(dropout: Dropouts, rate: float, size: int) -> Any:
-            """Where the mask will be, NULL if it has no entries."""
-            if not size:
+        def mask(drawn: Drawn | None, size: int) -> Any:
+            """Where it will be."""
+            if drawn is None:
                 return ffi.NULL
-            assert dropout.generator is not None
-            generator = ffi.cast("void *", dropout.generator.bit_generator.ctypes.bit_generator.value)
-            drops.append((generator, rate, size, self._mask_room(len(drops), size)))
-            return drops[-1][-1]
+            generator = 0 if drawn.generator is None else drawn.generator.bit_generator.ctypes.bit_generator.value
+            room, n = self._mask_room(len(drops), drawn.masks * size), drawn.masks * size
+            drops.append((ffi.cast("void *", generator), drawn.rate, drawn.kept, n, room))
+            return room
 
         inputs = [*(call.B * call.T * call.I for call in self._calls), self._head.n * self._head.I]
         self._factors = self._model.factors = ffi.new("void *[]", len(inputs))
         for k, (size, dropped) in enumerate(zip(inputs, self._layers.dropped, strict=True)):
             if dropped:
-                dropout = next(dropouts, none)
-                self._factors[k] = mask(dropout, dropout.x_rate, dropout.x_masks * size)
+                self._factors[k] = mask(next(dropouts, (None, None))[0], size)
             if k < len(self._calls):
-                call, dropout = self._calls[k], next(dropouts, none)
-                call.x_masks, call.h_masks = dropout.x_masks, dropout.h_masks
-                call.x_mask = mask(dropout, dropout.x_rate, call.x_masks * call.B * call.I)
-                call.h_mask = mask(dropout, dropout.h_rate, call.h_masks * call.B * call.H)
+                call, (x, h) = self._calls[k], next(dropouts, (None, None))
+                call.x_masks, call.h_masks = (0 if drawn is None else drawn.masks for drawn in (x, h))
+                call.x_mask, call.h_mask = mask(x, call.B * call.I), mask(h, call.B * call.H)
         self._drops = self._model.drop = ffi.new("frnn_drop[]", drops)
         self._model.drops = len(drops)
 

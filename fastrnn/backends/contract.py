@@ -36,9 +36,9 @@ A backend may also have the following, which make a training step shorter; where
                                      prepared them, weights of the samples or None.
         begin(x, y, weights, order, size, training)  A pass over data that it takes, in an order of samples or as they
                                      lie. The arrays are read, and what they hold is checked, batch by batch.
-        bind(w, g, rule, dropouts)   From now on steps read the flat array of weights and, in training, draw masks, by
-                                     a Dropouts for each recurrent layer and Dropout, write the array of gradients and
-                                     then, unless there is no Rule, change the weights.
+        bind(w, g, rule, dropouts)   From now on steps read the flat array of weights and, in training, draw masks,
+                                     Drawn for inputs and states of each recurrent layer, and inputs of each Dropout,
+                                     write the array of gradients and then, unless there is no Rule, change the weights.
         run(first, rates, total)     As many steps as there are learning rates, from step `first` of the pass on;
                                      fewer at the end, before a batch of another size, and before one with a token id
                                      that is not in the table.
@@ -57,6 +57,7 @@ A backend may also have the following, which make a training step shorter; where
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -218,15 +219,17 @@ class Update(NamedTuple):
 Rule = tuple[Any, ...]
 
 
-class Dropouts(NamedTuple):
-    """How a layer's masks are drawn in a step, those of inputs first: rates, and how many there are of each, 0 for no
-    dropout. A recurrent layer has one for all gates or one for each, a Dropout one."""
+class Drawn(NamedTuple):
+    """Masks of dropout that are drawn in each step: an entry is 0 with probability `rate`, else `kept`; without a
+    generator all are 0. As many `masks` as a recurrent layer has gates, or one for all of them."""
 
     generator: np.random.Generator | None
-    x_rate: float
-    x_masks: int
-    h_rate: float
-    h_masks: int
+    rate: float
+    kept: float
+    masks: int
+
+
+Dropouts = Sequence[tuple[Drawn | None, Drawn | None]]
 
 
 class Done(NamedTuple):

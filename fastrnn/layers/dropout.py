@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from fastrnn.arguments import real
-from fastrnn.backends.contract import Dropouts
+from fastrnn.backends.contract import Drawn
 from fastrnn.layers.base import Layer
-from fastrnn.random import dropout_mask, generator
+from fastrnn.random import dropout_mask, dropout_scale, generator
 
 
 class Dropout(Layer):
@@ -35,9 +35,13 @@ class Dropout(Layer):
             return np.zeros(shape, self.dtype)
         return dropout_mask(self._rng, self.rate, shape, self.dtype)
 
-    def dropouts(self) -> Dropouts:
+    def drawn(self) -> tuple[Drawn | None, None]:
         """How `draw` draws it, for a backend that does."""
-        return Dropouts(self._rng, self.rate, 1 if self.rate else 0, 0.0, 0)
+        if not self.rate:
+            return None, None
+        if self.rate == 1.0:
+            return Drawn(None, 1.0, 0.0, 1), None
+        return Drawn(self._rng, float(self.rate), dropout_scale(self.rate, self.dtype), 1), None
 
     def __call__(self, x: Any, mask: np.ndarray | None = None, training: bool = False) -> np.ndarray:
         array: np.ndarray = np.asarray(x)

@@ -10,10 +10,10 @@ import numpy as np
 from fastrnn import ops
 from fastrnn.arguments import integer, real
 from fastrnn.backends.arrays import as_array
-from fastrnn.backends.contract import Dropouts, Reserve
+from fastrnn.backends.contract import Drawn, Reserve
 from fastrnn.layers import initializers
 from fastrnn.layers.base import Layer, Shape
-from fastrnn.random import dropout_mask, generator
+from fastrnn.random import dropout_mask, dropout_scale, generator
 
 
 class RNN(Layer):
@@ -266,11 +266,13 @@ class RNN(Layer):
         x_mask = self._draw(self.dropout, (*per_gate, batch, inputs))
         return x_mask, self._draw(self.recurrent_dropout, (*per_gate, batch, self.units))
 
-    def dropouts(self) -> Dropouts:
+    def drawn(self) -> tuple[Drawn | None, Drawn | None]:
         """How `draw_dropout_masks` draws them, for a backend that does."""
         per_gate = self.gates if self.recurrent_dropout else 1
-        x_masks, h_masks = per_gate if self.dropout else 0, self.gates if self.recurrent_dropout else 0
-        return Dropouts(self._rng, self.dropout, x_masks, self.recurrent_dropout, h_masks)
+        return self._drawn(self.dropout, per_gate), self._drawn(self.recurrent_dropout, per_gate)
+
+    def _drawn(self, rate: float, masks: int) -> Drawn | None:
+        return Drawn(self._rng, float(rate), dropout_scale(rate, self.dtype), masks) if rate else None
 
     def _draw(self, rate: float, shape: tuple[int, ...]) -> np.ndarray | None:
         return dropout_mask(self._rng, rate, shape, self.dtype) if rate else None

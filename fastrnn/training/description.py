@@ -92,7 +92,7 @@ def _part(layer: Any, at: tuple[int, ...], place: int, dtype: np.dtype[Any]) -> 
     if kind is Dense:
         inputs, units = shapes[0]
         return Part("dense", at, inputs, units, layer.activation)
-    if kind in (LSTM, GRU) and not layer.stateful:
+    if kind in (LSTM, GRU) and not (layer.stateful or layer.return_state):
         (inputs, columns), (units, _), *bias = shapes
         gates = 4 if kind is LSTM else 3
         wanted = (2, columns) if kind is GRU and layer.reset_after else (columns,)

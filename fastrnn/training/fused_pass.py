@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from time import perf_counter
 from typing import Any
 
+from fastrnn.backends import get_backend
 from fastrnn.layers.dropout import Dropout
 from fastrnn.layers.rnn import RNN
 from fastrnn.training.callbacks import Hook
@@ -56,7 +57,7 @@ class FusedPass(HostPass):
                     optimizer.iterations += done.steps
         if not done.steps:
             return super().advance(most)
-        if perf_counter() - began < CALL_SECONDS:
+        if steps == self._stride and perf_counter() - began < CALL_SECONDS and counted and not clips:
             self._stride *= 2
         y = self.data.y if counted else self._batches[first].y
         self._end.measure(done.correct, done.p, y, self.seen() - seen, model.metrics)
@@ -67,7 +68,12 @@ class FusedPass(HostPass):
         model = self.model
         model.ensure_layout()  # a callback may have used another model that shares layers
         if model.flat_weights is not self._flat:
-            self._same = self._same and model.loss is self._end.loss and describe(model) == self._description
+            self._same = (
+                self._same
+                and model.loss is self._end.loss
+                and self._description.backend is get_backend()
+                and describe(model) == self._description
+            )
             self._flat = model.flat_weights
             if self._same:
                 self._bind()
@@ -76,7 +82,8 @@ class FusedPass(HostPass):
     def _bind(self) -> None:
         model, rule, dropouts = self.model, None, None
         if self.training:
+            model.optimizer.check(model.flat_weights, model.flat_grads)
             if not model.optimizer.clips:
                 rule = model.optimizer.rule()
-            dropouts = [layer.dropouts() for layer in model.layers if isinstance(layer, RNN | Dropout)]
+            dropouts = [layer.drawn() for layer in model.layers if isinstance(layer, RNN | Dropout)]
         self._run.bind(model.flat_weights, model.flat_grads, rule, dropouts)

@@ -117,12 +117,8 @@ class Optimizer:
             for name in group
         ]
 
-    def apply(self, flat_weights: np.ndarray, flat_grads: np.ndarray) -> None:
-        """One step: changes `flat_weights` in place.
-
-        Raises:
-            ValueError: not built, or arrays unlike those it was built for.
-        """
+    def check(self, flat_weights: np.ndarray, flat_grads: np.ndarray) -> None:
+        """ValueError where it is not built, or the arrays are unlike those it was built for."""
         if not self.built:
             raise ValueError(f"{self.name}.apply: build the optimizer first")
         like = self._clipped
@@ -132,6 +128,10 @@ class Optimizer:
                     f"{self.name}.apply: {name} must be {like.dtype} of shape {like.shape}, as the optimizer was built "
                     f"for, got {array.dtype} of shape {array.shape}"
                 )
+
+    def apply(self, flat_weights: np.ndarray, flat_grads: np.ndarray) -> None:
+        """One step: changes `flat_weights` in place. ValueError as for `check`."""
+        self.check(flat_weights, flat_grads)
         g = self._clip(flat_grads)
         fused = getattr(get_backend(), "optimize", None)
         if fused is not None and flat_weights.flags.carray and g.flags.c_contiguous:
