@@ -1,11 +1,8 @@
 /* The lookup of rows by token ids, and its gradient. Both are bound by memory: plain loops do. */
 #include "fastrnn.h"
+#include "ids.h"
 
 #include <string.h>
-
-static inline int64_t id_at(const void *ids, int32_t id_bytes, int64_t n) {
-    return id_bytes == 4 ? ((const int32_t *)ids)[n] : ((const int64_t *)ids)[n];
-}
 
 int64_t frnn_find_bad_id(const void *ids, int32_t id_bytes, int64_t n, int64_t rows) {
     /* First whether there is any, without a branch an id: one is bad if its sign bit, or that of what is left between

@@ -129,11 +129,11 @@ typedef struct {
                              NULL: nothing; so are their gradients. Not for inputs that are numbers of x */
     frnn_drop *drop;      /* masks for all of these, in the order in which they are drawn */
     frnn_head *head;      /* whose dW is NULL where there is no training */
-    const frnn_update *update;  /* NULL: weights stay as they are */
-    int64_t V, D;               /* of the embedding; V is 0 where x holds numbers */
-    const void *table;          /* (V, D), where rows are looked up before the layers; NULL: they take ids */
-    void *dtable;               /* its gradient, written in training */
-    uint8_t *mask;              /* (B, T), written: 0 where a token id is; the layers' masks; NULL: 0 is no padding */
+    frnn_update *update;  /* whose rate is each step's; NULL: weights stay as they are */
+    int64_t V;            /* rows of the embedding, 0 where x holds numbers */
+    const void *table;    /* (V, I), where rows are looked up before the layers; NULL: they take ids */
+    void *dtable;         /* its gradient, written in training */
+    uint8_t *mask;        /* (B, T), written: 0 where a token id is; the layers' masks; NULL: 0 is no padding */
     frnn_samples x, y, weights; /* x: (T, I) numbers, or (T) token ids for an embedding */
     const int64_t *order;       /* of samples; NULL: as they lie */
     int64_t done;               /* steps: counted up */

@@ -213,6 +213,7 @@ def test_an_interruption_among_many_steps(monkeypatch: pytest.MonkeyPatch, taken
         with pytest.raises(KeyboardInterrupt):
             fit(model, x, y, batch_size=1, shuffle=False, epochs=100)
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert model.optimizer is not None
     steps = model.optimizer.iterations
@@ -289,7 +290,6 @@ def test_rates_that_callbacks_set(monkeypatch: pytest.MonkeyPatch, taken: list[i
 
         def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
             self.model.layers[3].rate = self.rates[epoch]
-
             self.model.layers[2].dropout = np.float64(0.51)
 
     x, y = data(make("Dropout"))

@@ -1,7 +1,7 @@
 """Steps of a whole model through the C kernels, many in one call: arrays and structs are made once for each size of
 batch, and C takes it from there, from the choice of samples to the optimizer.
 
-Python between kernels takes a sixth of a step of the textbook chapter's models, and a fifth where masks are drawn.
+Where Python calls one kernel after another, a step of the textbook chapter's models takes a tenth longer.
 """
 
 from __future__ import annotations
@@ -30,8 +30,6 @@ MAX_HEAD_PRODUCTS = 1 << 15
 # A task's sums per word should stay in its share of the cache, and there may be 16 tasks.
 MAX_WORD_REALS = 1 << 20
 
-NO_MEMORY = "fastrnn's C kernels could not allocate their working memory"
-
 _at = ffi.from_buffer
 _UPDATE = ffi.typeof("frnn_update *")
 _SLOTS = ffi.offsetof("frnn_update", "w")
@@ -47,10 +45,10 @@ def takes_ids(words: int, ids: int, columns: int) -> bool:
     return 2 * words <= ids and words * columns <= MAX_WORD_REALS
 
 
-def run(function: Any, c_call: Any) -> None:
-    """A call of forward or backward. MemoryError where the kernels' working memory cannot be had."""
-    if function(c_call):
-        raise MemoryError(NO_MEMORY)
+def run(function: Any, *arguments: Any) -> None:
+    """A call of forward, backward or many steps. MemoryError where the kernels' working memory cannot be had."""
+    if function(*arguments):
+        raise MemoryError("fastrnn's C kernels could not allocate their working memory")
 
 
 _RULES = {"sgd": lib.FRNN_SGD, "rmsprop": lib.FRNN_RMSPROP, "adam": lib.FRNN_ADAM}
@@ -161,7 +159,6 @@ class _Batch:
     def __init__(self, layers: Layers, batch: int, time: int) -> None:
         self._layers = layers
         self._kept: list[np.ndarray] = []  # what the structs point to
-        self._mask_rooms: list[np.ndarray] = []
         self._bound: Bound | None = None
         self._training = False
         self._reserves: list[Any] = []
@@ -169,7 +166,7 @@ class _Batch:
         self._model = model = ffi.new("frnn_model *")
         self._head = model.head = head = ffi.new("frnn_head *")
         if layers.embedding is not None:
-            model.V, model.D = layers.embedding.inputs, layers.embedding.units
+            model.V = layers.embedding.inputs
             if layers.embedding.mask_zero:
                 model.mask = self._room(batch, time, dtype=np.dtype(np.uint8))
         for part in layers.recurrent:
@@ -249,8 +246,7 @@ class _Batch:
     def run(self, sample: int, bound: Bound, rates: Sequence[float]) -> None:
         if self._bound is not bound:
             self._bind(bound)
-        if lib.frnn_steps(self._model, sample, len(rates), rates):
-            raise MemoryError(NO_MEMORY)
+        run(lib.frnn_steps, self._model, sample, len(rates), rates)
 
     def done(self) -> Done:
         return Done(self._model.done, self._model.total, self._model.correct, self._p)
@@ -283,15 +279,18 @@ class _Batch:
     def _set_dropouts(self, dropouts: Iterator[tuple[Drawn | None, Drawn | None]]) -> None:
         """Without any, nothing is dropped."""
         drops: list[tuple[Any, ...]] = []
+        self._masks: list[np.ndarray] = []
 
         def mask(drawn: Drawn | None, size: int) -> Any:
             """Where it will be."""
             if drawn is None:
                 return ffi.NULL
             generator = 0 if drawn.generator is None else drawn.generator.bit_generator.ctypes.bit_generator.value
-            room, n = self._mask_room(len(drops), drawn.masks * size), drawn.masks * size
-            drops.append((ffi.cast("void *", generator), drawn.rate, drawn.kept, n, room))
-            return room
+            self._masks.append(np.empty(drawn.masks * size, self._layers.dtype))
+            drops.append(
+                (ffi.cast("void *", generator), drawn.rate, drawn.kept, drawn.masks * size, _at(self._masks[-1]))
+            )
+            return drops[-1][-1]
 
         inputs = [*(call.B * call.T * call.I for call in self._calls), self._head.n * self._head.I]
         self._factors = self._model.factors = ffi.new("void *[]", len(inputs))
@@ -304,14 +303,6 @@ class _Batch:
                 call.x_mask, call.h_mask = mask(x, call.B * call.I), mask(h, call.B * call.H)
         self._drops = self._model.drop = ffi.new("frnn_drop[]", drops)
         self._model.drops = len(drops)
-
-    def _mask_room(self, k: int, size: int) -> Any:
-        """Room for the step's mask number k, the same from pass to pass if it is large enough."""
-        while len(self._mask_rooms) <= k:
-            self._mask_rooms.append(np.empty(0, self._layers.dtype))
-        if self._mask_rooms[k].size < size:
-            self._mask_rooms[k] = np.empty(size, self._layers.dtype)
-        return _at(self._mask_rooms[k])
 
 
 def model_steps(

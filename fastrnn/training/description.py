@@ -1,7 +1,8 @@
 """A model as plain data, for backends that take whole models.
 
-That is: chains of Embedding (at the front), LSTM, GRU, Dropout and Dense, none of them subclassed or stateful, with
-SGD, RMSprop or Adam and the losses of losses.py. All else goes layer by layer, with the same numbers.
+That is: chains of Embedding (at the front), LSTM, GRU, Dropout and Dense, none of them subclassed, stateful or
+returning states, with SGD, RMSprop or Adam and the losses of losses.py. All else goes layer by layer, with the same
+numbers.
 """
 
 from __future__ import annotations

@@ -44,7 +44,9 @@ class FusedPass(HostPass):
         if not self._is_as_described():
             return super().advance(most)
         counted, clips = self._end.counts(model.metrics), training and optimizer.clips
-        steps = min(most, self._stride) if counted and not clips else 1
+        if clips or not counted:
+            most = 1
+        steps = min(most, self._stride)
         rates = optimizer.rates(steps) if training else [0.0] * steps
         first, seen, began = self.done, self.seen(), perf_counter()
         try:
@@ -57,7 +59,7 @@ class FusedPass(HostPass):
                     optimizer.iterations += done.steps
         if not done.steps:
             return super().advance(most)
-        if steps == self._stride and perf_counter() - began < CALL_SECONDS and counted and not clips:
+        if steps == self._stride and perf_counter() - began < CALL_SECONDS:
             self._stride *= 2
         y = self.data.y if counted else self._batches[first].y
         self._end.measure(done.correct, done.p, y, self.seen() - seen, model.metrics)
